@@ -1,0 +1,1 @@
+"""The compiler: from a checked architecture to an emitted package."""

@@ -1,0 +1,203 @@
+"""Builders that lowering writes graphs with.
+
+A nested graph may use a value of an enclosing one: the builder threads it through every boundary as a captured input, so
+that steps deep inside the layers can ask for the mask or the rotary table that the component computes once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Graph, Module, Node, Param, Value
+from vlmspec.compiler.ir.types import StateType, TensorType, Type
+from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
+from vlmspec.diagnostics.model import Diagnostics, Span
+
+
+class LoweringFailed(Exception):
+    """The component cannot go on; what is wrong stands in the diagnostics."""
+
+
+@dataclass(slots=True)
+class ProgramBuilder:
+    """What the graphs of one program share."""
+
+    ops: Mapping[str, Op]
+    sizes: dict[str, int | float]
+    diagnostics: Diagnostics
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    alternates: dict[tuple[str, ...], None] = field(default_factory=dict)
+
+    def fail(self, code: str, message: str, span: Span | None, help: str | None = None) -> Any:
+        self.diagnostics.error(code, message, span, help=help)
+        raise LoweringFailed
+
+
+@dataclass(slots=True)
+class GraphBuilder:
+    """Collects the modules and nodes of one graph."""
+
+    program: ProgramBuilder
+    name: str
+    parent: "GraphBuilder | None" = None
+    per_layer: bool = False
+    doc: str = ""
+    span: Span | None = None
+    inputs: list[Value] = field(default_factory=list)
+    modules: list[Module] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    captures: dict[Value, Value] = field(default_factory=dict)
+    ambient: dict[Any, Value] = field(default_factory=dict)
+    prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
+    _known: set[Value] = field(default_factory=set)
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def fresh(self, hint: str) -> str:
+        count = self._counts.get(hint, 0)
+        self._counts[hint] = count + 1
+        return f"{hint}_{count}" if count else hint
+
+    def input(self, name: str, type: Type) -> Value:
+        value = Value(self.fresh(name), type)
+        self.inputs.append(value)
+        self._known.add(value)
+        return value
+
+    def own(self, value: Value) -> Value:
+        """Return `value` as this graph knows it, capturing it from the enclosing graphs if need be."""
+        if value in self._known:
+            return value
+        if value not in self.captures:
+            if self.parent is None:
+                raise AssertionError(f"{value.name} belongs to no enclosing graph of {self.name}")
+            outer = self.parent.own(value)
+            kind = outer.type
+            if self.per_layer and kind == StateType("cache"):
+                kind = StateType("kv")
+            self.captures[value] = self.input(outer.name, kind)
+        return self.captures[value]
+
+    def node(
+        self,
+        op: str,
+        inputs: Mapping[str, Value | None],
+        attrs: Any = None,
+        *,
+        module: str | None = None,
+        hints: Sequence[str] | None = None,
+        span: Span | None = None,
+    ) -> tuple[Value, ...]:
+        """Add a node; its result types come from the op's shape rule."""
+        record = self.program.ops[op]
+        operands = {role: self.own(v) for role, v in inputs.items() if v is not None}
+        attrs = NoAttrs() if attrs is None else attrs
+        found = next((m for m in self.modules if m.name == module), None)
+        types = infer(record, operands, attrs, found, self.program, span)
+        names = hints or record.results
+        outputs = tuple(Value(self.fresh(n), t) for n, t in zip(names, types, strict=True))
+        self._known.update(outputs)
+        self.nodes.append(Node(op, tuple(operands.items()), outputs, attrs, module, span))
+        return outputs
+
+    def add_module(self, module: Module) -> None:
+        if any(m.name == module.name for m in self.modules):
+            self.program.fail(
+                "VS207",
+                f"two steps here are called `{module.name}`",
+                module.span,
+                "give one of them another name, as in `- linear: 64` with `name: gate` under it",
+            )
+        self.modules.append(module)
+
+    def child(self, name: str, *, per_layer: bool = False, doc: str = "", span: Span | None = None):
+        return GraphBuilder(self.program, name, self, per_layer, doc, span)
+
+    def finish(self, *outputs: Value) -> Graph:
+        owned = tuple(self.own(v) for v in outputs)
+        graph = Graph(
+            self.name,
+            tuple(self.inputs),
+            tuple(self.modules),
+            tuple(self.nodes),
+            owned,
+            self.doc,
+            self.span,
+        )
+        self.program.graphs[self.name] = graph
+        return graph
+
+    def operands_for(self, child: "GraphBuilder", given: Mapping[str, Value]) -> dict[str, Value]:
+        """Operands of a call of `child`: the explicit ones, and what it captured."""
+        outer = {inner.name: self.own(value) for value, inner in child.captures.items()}
+        return {v.name: outer[v.name] if v.name in outer else given[v.name] for v in child.inputs}
+
+
+def infer(
+    record: Op,
+    operands: Mapping[str, Value],
+    attrs: Any,
+    module: Module | None,
+    program: ProgramBuilder,
+    span: Span | None,
+) -> tuple[Type, ...]:
+    """Apply an op's shape rule, and add which optional inputs its results depend on."""
+    types = {role: v.type for role, v in operands.items()}
+    try:
+        results = record.infer(Operands(types, attrs, module, program.sizes))
+    except ShapeError as error:
+        program.fail("VS305", str(error), span, error.help)
+    optional = frozenset().union(
+        *(t.optional for role, t in types.items() if role not in record.joins)
+    )
+    return tuple(
+        replace(t, optional=optional) if isinstance(t, TensorType) else t for t in results
+    )
+
+
+@dataclass(slots=True)
+class Weights:
+    """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it."""
+
+    prefix: str
+    names: Mapping[str, str]
+
+    def key(self, role: str, suffix: str = "") -> str:
+        return ".".join(filter(None, (self.prefix, self.names.get(role, role), suffix)))
+
+
+@dataclass(slots=True)
+class StepBuilder:
+    """What a step's lowering works with: the graph under construction and the step's own name, weights and span."""
+
+    graph: GraphBuilder
+    component: "GraphBuilder"
+    name: str
+    weights: Weights
+    span: Span | None
+    lower_body: Any = None
+    tap: Any = None
+
+    @property
+    def program(self) -> ProgramBuilder:
+        return self.graph.program
+
+    def node(self, op: str, inputs: Mapping[str, Value | None], attrs: Any = None, **options: Any):
+        """Add a node; gives its only result, or all of them."""
+        results = self.graph.node(op, inputs, attrs, span=self.span, **options)
+        return results[0] if len(results) == 1 else results
+
+    def module(self, kind: str, attrs: Any, role: str, shapes: Mapping[str, Any], name: str = ""):
+        """Declare a primitive module whose tensors are `<role's key>.<parameter>`."""
+        params = tuple(
+            Param(p, tuple(shape), (self.weights.key(role, p),)) for p, shape in shapes.items()
+        )
+        name = name or self.name
+        self.graph.add_module(Module(name, kind, attrs, params, self.span))
+        return name
+
+    def fail(self, code: str, message: str, help: str | None = None) -> Any:
+        return self.program.fail(code, message, self.span, help)
+
+    def inside(self, graph: GraphBuilder, name: str | None = None) -> "StepBuilder":
+        return replace(self, graph=graph, name=name or self.name)

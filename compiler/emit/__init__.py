@@ -1,0 +1,1 @@
+"""Emission: from a program to Python source."""

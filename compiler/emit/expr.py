@@ -1,0 +1,94 @@
+"""Python expressions as small trees, printed as the formatter would print them."""
+
+from dataclasses import dataclass
+
+WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """Finished source text that binds tighter than any operator: a name, a literal, a subscript."""
+
+    text: str
+
+    def flat(self) -> str:
+        return self.text
+
+    @property
+    def depth(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call or method call; `fn` is source text, keyword arguments are written `name=…`."""
+
+    fn: str
+    args: tuple["Expr", ...]
+    keywords: tuple[tuple[str, "Expr"], ...] = ()
+
+    def arguments(self) -> list[str]:
+        return [a.flat() for a in self.args] + [f"{k}={v.flat()}" for k, v in self.keywords]
+
+    def flat(self) -> str:
+        return f"{self.fn}({', '.join(self.arguments())})"
+
+    @property
+    def depth(self) -> int:
+        return 1 + max((e.depth for e in (*self.args, *dict(self.keywords).values())), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """Two operands and an operator; operands that are themselves binary are put in parentheses."""
+
+    op: str
+    left: "Expr"
+    right: "Expr"
+
+    def flat(self) -> str:
+        return f"{grouped(self.left)} {self.op} {grouped(self.right)}"
+
+    @property
+    def depth(self) -> int:
+        return 1 + max(self.left.depth, self.right.depth)
+
+
+Expr = Atom | Call | Binary
+
+
+def grouped(expr: Expr) -> str:
+    """Source text that can stand as an operand or before a dot."""
+    return f"({expr.flat()})" if isinstance(expr, Binary) else expr.flat()
+
+
+def call(fn: str, *args: "Expr | str", **keywords: "Expr | str") -> Call:
+    """Build a call; strings are finished source text."""
+    given = tuple((k, atom(v)) for k, v in keywords.items())
+    return Call(fn, tuple(atom(a) for a in args), given)
+
+
+def method(receiver: Expr, name: str, *args: "Expr | str", **keywords: "Expr | str") -> Call:
+    """Build `receiver.name(…)`."""
+    return call(f"{grouped(receiver)}.{name}", *args, **keywords)
+
+
+def atom(value: "Expr | str") -> Expr:
+    return Atom(value) if isinstance(value, str) else value
+
+
+def statement(target: str, expr: Expr, indent: int) -> list[str]:
+    """Print `target = expr` (or `return expr`), wrapped at the line width."""
+    head = f"{' ' * indent}{target} " + ("" if target == "return" else "= ")
+    flat = head + expr.flat()
+    if len(flat) <= WIDTH or not isinstance(expr, Call):
+        return [flat]
+    return wrap(head + expr.fn, expr.arguments(), indent)
+
+
+def wrap(head: str, arguments: list[str], indent: int, tail: str = "") -> list[str]:
+    """Print `head(arguments)tail` over several lines: on one inner line if they fit, else one each."""
+    pad, inner = " " * indent, " " * (indent + 4)
+    if len(joined := inner + ", ".join(arguments)) <= WIDTH:
+        return [f"{head}(", joined, f"{pad}){tail}"]
+    return [f"{head}(", *(f"{inner}{a}," for a in arguments), f"{pad}){tail}"]

@@ -1,0 +1,1 @@
+"""The intermediate representation: dims, types, graphs and their text form."""

@@ -1,0 +1,124 @@
+"""Elementwise ops: activations and arithmetic."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from vlmspec.compiler.emit.expr import Binary, atom, call
+from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ops.args import Args, Number
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
+
+# What public configurations call the same functions.
+ACTIVATION_ALIASES = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "swish": "silu",
+    "relu2": "squared_relu",
+}
+ActivationName = Annotated[
+    Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "squared_relu", "tanh", "sigmoid"],
+    BeforeValidator(lambda name: ACTIVATION_ALIASES.get(name, name) if type(name) is str else name),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationAttrs:
+    """Which function."""
+
+    kind: str
+
+
+def _emit_activation(node, scope):
+    x = scope.use(node["x"])
+    match node.attrs.kind:
+        case "gelu_tanh":
+            return call("F.gelu", x, approximate='"tanh"')
+        case "tanh" | "sigmoid" as kind:
+            return call(f"torch.{kind}", x)
+        case "quick_gelu" | "squared_relu" as kind:
+            return call(scope.helper(kind), x)
+        case kind:
+            return call(f"F.{kind}", x)
+
+
+ACTIVATION = Op(
+    "activation",
+    "An activation function, elementwise.",
+    infer=same_as("x"),
+    emit=_emit_activation,
+    attrs=ActivationAttrs,
+)
+
+
+class ActArgs(Args):
+    """Arguments of `act`."""
+
+    kind: ActivationName
+
+
+ACT_STEP = StepKind(
+    "act",
+    "An activation function, elementwise.",
+    ActArgs,
+    lambda b, x, args: b.node("activation", {"x": x}, ActivationAttrs(args.kind)),
+    shorthand="kind",
+)
+
+
+def _infer_elementwise(ops: Operands):
+    x, y = ops.tensor("x"), ops.tensor("y")
+    if len(x.shape) != len(y.shape):
+        raise ShapeError(f"the two operands differ: {x} against {y}")
+    for a, b in zip(x.shape, y.shape, strict=True):
+        ops.require_same(a, b, "the two operands differ")
+    return (x,)
+
+
+def _binary(symbol: str):
+    return lambda node, scope: Binary(symbol, scope.use(node["x"]), scope.use(node["y"]))
+
+
+ADD = Op(
+    "add",
+    "Sum of two tensors of one shape; `x` is the residual where there is one.",
+    infer=_infer_elementwise,
+    emit=_binary("+"),
+    results=("x",),
+    inline=False,
+)
+MUL = Op("mul", "Product of two tensors of one shape.", infer=_infer_elementwise, emit=_binary("*"))
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleAttrs:
+    """The factor."""
+
+    factor: Scalar
+
+
+SCALE = Op(
+    "scale",
+    "Product with a number.",
+    infer=same_as("x"),
+    emit=lambda node, scope: Binary(
+        "*", scope.use(node["x"]), atom(scope.scalar(node.attrs.factor))
+    ),
+    attrs=ScaleAttrs,
+)
+
+
+class ScaleArgs(Args):
+    """Arguments of `scale`."""
+
+    factor: Number
+
+
+SCALE_STEP = StepKind(
+    "scale",
+    "Product with a number.",
+    ScaleArgs,
+    lambda b, x, args: b.node("scale", {"x": x}, ScaleAttrs(args.factor)),
+    shorthand="factor",
+)

@@ -1,0 +1,361 @@
+"""Self-attention: projections, rotary positions, masks, the attention itself."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from vlmspec.compiler.emit.expr import call, method
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
+from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.linear import add_linear
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsAttrs:
+    """Number and width of heads."""
+
+    num_heads: Dim
+    head_dim: Dim
+
+
+def _infer_split_heads(ops: Operands):
+    heads, width = ops.attrs.num_heads, ops.attrs.head_dim
+    x = ops.require_width("x", heads * width, "the split into heads")
+    return (x.with_shape(*x.shape[:-1], heads, width),)
+
+
+def _emit_split_heads(node, scope):
+    heads = scope.dim(node.attrs.num_heads)
+    scope.comment("[B, T, H, E]")
+    return method(scope.use(node["x"]), "unflatten", "-1", f"({heads}, -1)")
+
+
+SPLIT_HEADS = Op(
+    "split_heads",
+    "Vectors as heads: [B, T, H E] to [B, T, H, E].",
+    infer=_infer_split_heads,
+    emit=_emit_split_heads,
+    attrs=HeadsAttrs,
+    inline=False,
+)
+
+
+def _infer_merge_heads(ops: Operands):
+    x = ops.tensor("x")
+    return (x.with_shape(*x.shape[:-2], x.shape[-2] * x.shape[-1]),)
+
+
+MERGE_HEADS = Op(
+    "merge_heads",
+    "Heads side by side: [B, T, H, E] to [B, T, H E].",
+    infer=_infer_merge_heads,
+    emit=lambda node, scope: method(scope.use(node["x"]), "flatten", "-2"),
+)
+
+INT_TOKENS = TensorType((Dim.sym("batch"), Dim.sym("tokens")), "int")
+POSITIONS = Op(
+    "token_positions",
+    "Positions of the new tokens: as given, else counted on from the cache.",
+    infer=lambda ops: (INT_TOKENS,),
+    emit=lambda node, scope: call(
+        scope.helper("token_positions"),
+        scope.use(node["x"]),
+        scope.use(node["position_ids"]),
+        scope.use(node["past"]),
+    ),
+    results=("positions",),
+    inline=False,
+)
+PAST = Op(
+    "cached_tokens",
+    "How many tokens the cache holds.",
+    infer=lambda ops: (StateType("host_int"),),
+    emit=lambda node, scope: scope.atom(
+        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"
+    ),
+    results=("past",),
+    inline=False,
+)
+CAUSAL_MASK = Op(
+    "causal_mask",
+    "Which keys each query may see, or None where plain causality says it all.",
+    infer=lambda ops: (
+        TensorType((Dim.sym("batch"), Dim.const(1), Dim.sym("tokens"), Dim.sym("keys")), "bool"),
+    ),
+    emit=lambda node, scope: call(
+        scope.helper("causal_mask"),
+        scope.use(node["x"]),
+        scope.use(node["attention_mask"]),
+        scope.use(node["past"]),
+    ),
+    results=("mask",),
+    inline=False,
+)
+ADVANCE = Op(
+    "advance_cache",
+    "Count the new tokens as cached.",
+    infer=lambda ops: (),
+    emit=lambda node, scope: call(
+        f"{scope.use(node['cache']).flat()}.advance", f"{scope.use(node['x']).flat()}.shape[1]"
+    ),
+    results=(),
+    effect=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RopeAttrs:
+    """Frequencies of a rotary embedding."""
+
+    head_dim: Dim
+    theta: Scalar
+    type: str = "default"
+    factor: Scalar | None = None
+    low_freq_factor: Scalar | None = None
+    high_freq_factor: Scalar | None = None
+    original_max_position: Dim | None = None
+
+
+ROPE_FIELDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+}
+
+
+def _infer_rope_table(ops: Operands):
+    positions = ops.tensor("positions")
+    table = TensorType((*positions.shape, Dim.const(1), ops.attrs.head_dim))
+    return table, table
+
+
+def _emit_rope_table(node, scope):
+    attrs = node.attrs
+    function = "rope_frequencies" + ("" if attrs.type == "default" else f"_{attrs.type}")
+    given = [scope.scalar(attrs.theta)]
+    for name in ROPE_FIELDS[attrs.type]:
+        value = getattr(attrs, name)
+        given.append(scope.dim(value) if isinstance(value, Dim) else scope.scalar(value))
+    x = scope.use(node["x"]).flat()
+    positions = scope.use(node["positions"])
+    device = f"{positions.flat()}.device"
+    frequencies = call(scope.helper(function), scope.dim(attrs.head_dim), *given, device)
+    scope.line("frequencies", frequencies)
+    return call(scope.helper("rope_table"), positions, "frequencies", f"{x}.dtype")
+
+
+ROPE_TABLE = Op(
+    "rope_table",
+    "Cosines and sines of the rotary embedding at each position.",
+    infer=_infer_rope_table,
+    emit=_emit_rope_table,
+    attrs=RopeAttrs,
+    results=("cos", "sin"),
+    inline=False,
+)
+
+
+def _infer_rope(ops: Operands):
+    x = ops.tensor("x")
+    ops.require_same(x.width, ops.tensor("cos").width, "head and rotary table differ")
+    return (x,)
+
+
+ROPE = Op(
+    "rope",
+    "Rotate the two halves of each head by position (Su et al., 2021).",
+    infer=_infer_rope,
+    emit=lambda node, scope: call(
+        scope.helper("apply_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
+    ),
+    inline=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionAttrs:
+    """Scale of the scores; head_dim ** -0.5 unless given."""
+
+    head_dim: Dim
+    causal: bool = False
+    scale: Scalar | None = None
+
+
+def _infer_attention(ops: Operands):
+    q, k, v = (ops.tensor(role) for role in "qkv")
+    ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
+    ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
+    heads, groups = (resolve_int(d, ops) for d in (q.shape[-2], k.shape[-2]))
+    if heads and groups and heads % groups:
+        raise ShapeError(
+            f"{ops.show(q.shape[-2])} query heads cannot share {ops.show(k.shape[-2])} key heads",
+            "num_heads must be a multiple of num_kv_heads",
+        )
+    return (q.with_shape(*q.shape[:-1], v.width),)
+
+
+def resolve_int(dim: Dim, ops: Operands) -> int | None:
+    """Value of a dimension, if the sizes determine it."""
+    try:
+        return dim.value(ops.sizes)  # pyright: ignore[reportArgumentType]
+    except KeyError:
+        return None
+
+
+def _flops_attention(ops: Operands) -> Dim:
+    q, k = ops.tensor("q"), ops.tensor("k")
+    batch, queries, heads, width = q.shape
+    return Dim.const(4) * batch * heads * queries * k.shape[1] * width
+
+
+def _emit_attention(node, scope):
+    attrs = node.attrs
+    scale = [scope.scalar(attrs.scale)] if attrs.scale else []
+    roles = ["q", "k", "v"]
+    rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal:
+        return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
+    name = "rope_causal_attention" if rotary else "causal_attention"
+    operands = [scope.use(node[r]) for r in [*roles, *rotary, "mask", "cache"]]
+    return call(scope.helper(name), *operands, *scale)
+
+
+ATTENTION = Op(
+    "attention",
+    "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
+    "With `cos` and `sin`, queries and keys are rotated first.",
+    infer=_infer_attention,
+    emit=_emit_attention,
+    attrs=AttentionAttrs,
+    inline=False,
+    flops=_flops_attention,
+)
+
+
+class RopeArgs(Args):
+    """Arguments of `rope`."""
+
+    theta: Number = Scalar(10000.0)
+    type: Literal["default", "linear", "llama3"] = "default"
+    factor: Number | None = None
+    low_freq_factor: Number | None = None
+    high_freq_factor: Number | None = None
+    original_max_position: Size | None = None
+
+
+class AttentionArgs(Args):
+    """Arguments of `attention`."""
+
+    num_heads: Size
+    num_kv_heads: Size | None = None
+    head_dim: Size | None = None
+    bias: bool = False
+    out_bias: bool | None = None
+    mask: Literal["none", "causal"] = "none"
+    rope: RopeArgs | None = None
+    scale: Number | None = None
+
+
+def _check_divides(b, width: Dim, heads: Dim) -> None:
+    sizes = b.program.sizes
+    try:
+        total, count = width.value(sizes), heads.value(sizes)
+    except KeyError:
+        return
+    if count < 1 or total % count:
+        b.fail(
+            "VS304",
+            f"{total} channels do not divide into {count} heads",
+            "choose num_heads as a divisor of the width, or give head_dim",
+        )
+
+
+def _lower_attention(b, x, args: AttentionArgs):
+    width = x.type.width
+    if args.head_dim is None:
+        _check_divides(b, width, args.num_heads)
+    head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
+    kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
+    heads = {}
+    for role, count in (("q", args.num_heads), ("k", kv_heads), ("v", kv_heads)):
+        whole = args.head_dim is None and count == args.num_heads
+        out = width if whole else count * head_dim
+        h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
+        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+    if args.rope:
+        cos, sin = rope_tables(b, x, head_dim, args.rope)
+        for role in ("q", "k"):
+            operands = {"x": heads[role], "cos": cos, "sin": sin}
+            heads[role] = b.node("rope", operands, hints=(role,))
+    causal = args.mask == "causal"
+    operands = heads | (causal_operands(b, x) if causal else {})
+    h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
+    h = b.node("merge_heads", {"x": h})
+    bias = args.bias if args.out_bias is None else args.out_bias
+    return add_linear(b, h, width, bias=bias, role="out", name="out")
+
+
+ATTENTION_STEP = StepKind(
+    "attention",
+    "Multi-head self-attention with its projections.",
+    AttentionArgs,
+    _lower_attention,
+    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"},
+)
+
+
+def cached_tokens(component):
+    """The number of cached tokens, computed once per component."""
+    if "past" not in component.ambient:
+        (past,) = component.node("cached_tokens", {"cache": model_input(component, "cache")})
+        component.ambient["past"] = past
+    return component.ambient["past"]
+
+
+def model_input(component, name: str):
+    """One of the model's own inputs: `attention_mask`, `position_ids`, `cache` or `logits_to_keep`."""
+    root = component
+    while root.parent is not None:
+        root = root.parent
+    if name not in root.ambient:
+        keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int")
+        kinds = {"attention_mask": keys, "position_ids": INT_TOKENS, "cache": StateType("cache")}
+        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
+    return root.ambient[name]
+
+
+def causal_operands(b, x):
+    """The mask and the cache of a causal attention; the mask is built once per component."""
+    component = b.component
+    if "mask" not in component.ambient:
+        operands = {
+            "x": component.stream,
+            "attention_mask": model_input(component, "attention_mask"),
+            "past": cached_tokens(component),
+        }
+        (component.ambient["mask"],) = component.node("causal_mask", operands)
+    return {"mask": component.ambient["mask"], "cache": model_input(component, "cache")}
+
+
+def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
+    """The rotary tables for these frequencies, built once per component."""
+    missing = [name for name in ROPE_FIELDS[args.type] if getattr(args, name) is None]
+    if missing:
+        b.fail("VS102", f"rope type `{args.type}` needs {', '.join(f'`{m}`' for m in missing)}")
+    given = {"type": args.type, "theta": args.theta}
+    given |= {name: getattr(args, name) for name in ROPE_FIELDS[args.type]}
+    attrs = RopeAttrs(head_dim, **given)
+    key = ("rope", *(getattr(attrs, f.name) for f in fields(attrs)))
+    component = b.component
+    if key not in component.ambient:
+        if "positions" not in component.ambient:
+            operands = {
+                "x": component.stream,
+                "position_ids": model_input(component, "position_ids"),
+                "past": cached_tokens(component),
+            }
+            (component.ambient["positions"],) = component.node("token_positions", operands)
+        operands = {"x": component.stream, "positions": component.ambient["positions"]}
+        component.ambient[key] = component.node("rope_table", operands, attrs)
+    return component.ambient[key]

@@ -1,0 +1,231 @@
+"""From ids and pixels to vectors: token embedding, patch embedding, class token, position table."""
+
+from dataclasses import dataclass
+
+from vlmspec.compiler.emit.expr import Binary, call, method
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Module, Param
+from vlmspec.compiler.ir.types import TensorType
+from vlmspec.compiler.ops.args import Args, NoArgs, Size
+from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingAttrs:
+    """Rows and width of a table."""
+
+    rows: Dim
+    width: Dim
+
+
+EMBEDDING_MODULE = ModuleKind(
+    "embedding",
+    EmbeddingAttrs,
+    lambda attrs: {"weight": (attrs.rows, attrs.width)},
+    lambda module, scope: call(
+        "nn.Embedding", scope.dim(module.attrs.rows), scope.dim(module.attrs.width)
+    ),
+)
+
+
+def _infer_embedding(ops: Operands):
+    ids = ops.tensor("ids")
+    if ids.dtype != "int":
+        raise ShapeError(f"an embedding looks up ids, and is given {ids}")
+    return (TensorType((*ids.shape, ops.module.attrs.width)),)
+
+
+EMBEDDING = Op(
+    "embedding",
+    "Rows of a table, by id.",
+    infer=_infer_embedding,
+    emit=lambda node, scope: call(scope.module(node), scope.use(node["ids"])),
+    module_kind="embedding",
+    results=("x",),
+    inline=False,
+)
+
+
+class EmbeddingArgs(Args):
+    """Arguments of `embedding`."""
+
+    rows: Size
+    width: Size
+
+
+def _lower_embedding(b, x, args: EmbeddingArgs):
+    attrs = EmbeddingAttrs(args.rows, args.width)
+    module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
+    return b.node("embedding", {"ids": x}, module=module)
+
+
+EMBEDDING_STEP = StepKind(
+    "embedding", EMBEDDING.doc, EmbeddingArgs, _lower_embedding, roles={"embedding": ""}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchEmbedAttrs:
+    """Channels, width and patch size of a patch embedding."""
+
+    channels: Dim
+    width: Dim
+    patch_size: Dim
+    bias: bool
+
+
+def _patch_shapes(attrs: PatchEmbedAttrs):
+    weight = (attrs.width, attrs.channels, attrs.patch_size, attrs.patch_size)
+    return {"weight": weight} | ({"bias": (attrs.width,)} if attrs.bias else {})
+
+
+def _construct_patch(module, scope):
+    attrs = module.attrs
+    patch = scope.dim(attrs.patch_size)
+    options = {"stride": patch} | ({} if attrs.bias else {"bias": "False"})
+    return call("nn.Conv2d", scope.dim(attrs.channels), scope.dim(attrs.width), patch, **options)
+
+
+PATCH_EMBED_MODULE = ModuleKind("patch_embed", PatchEmbedAttrs, _patch_shapes, _construct_patch)
+
+
+def _infer_patch(ops: Operands):
+    x, attrs = ops.tensor("x"), ops.module.attrs
+    if len(x.shape) != 4:
+        raise ShapeError(f"patch_embed takes images [images, channels, height, width], not {x}")
+    ops.require_same(x.shape[1], attrs.channels, "the number of channels differs")
+    rows, columns = x.shape[2] // attrs.patch_size, x.shape[3] // attrs.patch_size
+    return (x.with_shape(x.shape[0], rows * columns, attrs.width),)
+
+
+def _emit_patch(node, scope):
+    patches = call(scope.module(node), scope.use(node["x"]))
+    return method(method(patches, "flatten", "2"), "transpose", "1", "2")
+
+
+PATCH_EMBED = Op(
+    "patch_embed",
+    "Non-overlapping patches of an image, each mapped to a vector, in reading order.",
+    infer=_infer_patch,
+    emit=_emit_patch,
+    module_kind="patch_embed",
+    results=("x",),
+    inline=False,
+)
+
+
+class PatchEmbedArgs(Args):
+    """Arguments of `patch_embed`."""
+
+    width: Size
+    patch_size: Size
+    bias: bool = True
+
+
+def _lower_patch(b, x, args: PatchEmbedArgs):
+    attrs = PatchEmbedAttrs(x.type.shape[1], args.width, args.patch_size, args.bias)
+    module = b.module("patch_embed", attrs, "patch", _patch_shapes(attrs))
+    return b.node("patch_embed", {"x": x}, module=module)
+
+
+PATCH_EMBED_STEP = StepKind(
+    "patch_embed", PATCH_EMBED.doc, PatchEmbedArgs, _lower_patch, roles={"patch": ""}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterAttrs:
+    """Shape of a bare parameter."""
+
+    shape: tuple[Dim, ...]
+
+
+def _construct_parameter(module, scope):
+    shape = ", ".join(scope.dim(d) for d in module.attrs.shape)
+    return call("nn.Parameter", f"torch.randn({shape}) * 0.02")
+
+
+PARAMETER_MODULE = ModuleKind(
+    "parameter", ParameterAttrs, lambda attrs: {"": attrs.shape}, _construct_parameter
+)
+
+
+def add_parameter(b, shape: tuple[Dim, ...], role: str) -> str:
+    """Declare a bare parameter whose checkpoint tensor is the role's key itself."""
+    param = Param("", shape, (b.weights.key(role),))
+    b.graph.add_module(Module(b.name, "parameter", ParameterAttrs(shape), (param,), b.span))
+    return b.name
+
+
+def _infer_prepend(ops: Operands):
+    x = ops.require_width("x", ops.module.attrs.shape[-1], "the prepended token")
+    batch, tokens, width = x.shape
+    return (x.with_shape(batch, tokens + 1, width),)
+
+
+def _emit_prepend(node, scope):
+    x = scope.use(node["x"])
+    token = f"{scope.module(node)}.expand({x.flat()}.shape[0], 1, -1)"
+    return call("torch.cat", f"[{token}, {x.flat()}]", dim="1")
+
+
+PREPEND_TOKEN = Op(
+    "prepend_token",
+    "One learned vector in front of each sequence (a class token).",
+    infer=_infer_prepend,
+    emit=_emit_prepend,
+    module_kind="parameter",
+    results=("x",),
+    inline=False,
+)
+
+
+def _lower_prepend(b, x, args: NoArgs):
+    module = add_parameter(b, (x.type.width,), "token")
+    if b.graph is b.component:
+        b.component.prefix_tokens += 1
+    return b.node("prepend_token", {"x": x}, module=module)
+
+
+PREPEND_TOKEN_STEP = StepKind(
+    "prepend_token", PREPEND_TOKEN.doc, NoArgs, _lower_prepend, roles={"token": ""}
+)
+
+
+def _infer_position(ops: Operands):
+    rows, width = ops.module.attrs.shape
+    x = ops.require_width("x", width, "the position table")
+    ops.require_same(x.shape[-2], rows, "the table has another length than the sequence")
+    return (x,)
+
+
+POSITION_EMBEDDING = Op(
+    "position_embedding",
+    "A learned vector added at each position.",
+    infer=_infer_position,
+    emit=lambda node, scope: Binary("+", scope.use(node["x"]), scope.atom(scope.module(node))),
+    module_kind="parameter",
+    results=("x",),
+    inline=False,
+)
+
+
+class PositionArgs(Args):
+    """Arguments of `position_embedding`."""
+
+    rows: Size
+
+
+def _lower_position(b, x, args: PositionArgs):
+    module = add_parameter(b, (args.rows, x.type.width), "table")
+    return b.node("position_embedding", {"x": x}, module=module)
+
+
+POSITION_EMBEDDING_STEP = StepKind(
+    "position_embedding",
+    POSITION_EMBEDDING.doc,
+    PositionArgs,
+    _lower_position,
+    shorthand="rows",
+    roles={"table": ""},
+)

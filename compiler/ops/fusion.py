@@ -1,0 +1,63 @@
+"""Where modalities meet."""
+
+from dataclasses import dataclass
+
+from vlmspec.compiler.emit.expr import atom, call
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ops.args import Args, Size
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class SpliceAttrs:
+    """The id of the token that stands for one visual token."""
+
+    placeholder: Dim
+
+
+def _infer_splice(ops: Operands):
+    x, visual = ops.tensor("x"), ops.tensor("visual")
+    if visual.dtype != "float":
+        raise ShapeError(f"splice takes visual tokens, not {visual}")
+    ops.require_same(visual.width, x.width, "visual tokens and text embeddings differ in width")
+    return (x,)
+
+
+def _emit_splice(node, scope):
+    ids = scope.use(node["ids"]).flat()
+    placeholders = atom(f"{ids} == {scope.dim(node.attrs.placeholder)}")
+    return call(scope.helper("splice"), scope.use(node["x"]), scope.use(node["visual"]), placeholders)
+
+
+SPLICE = Op(
+    "splice",
+    "Visual tokens, in order, where the placeholder tokens stand.",
+    infer=_infer_splice,
+    emit=_emit_splice,
+    attrs=SpliceAttrs,
+    results=("x",),
+    joins=frozenset({"visual"}),
+    inline=False,
+)
+
+
+class SpliceArgs(Args):
+    """Arguments of `splice`."""
+
+    placeholder: Size
+
+
+def _lower_splice(b, operands, args: SpliceArgs):
+    embeds, ids, visual = operands["embeds"], operands["text"], operands["image"]
+    return b.node(
+        "splice", {"x": embeds, "visual": visual, "ids": ids}, SpliceAttrs(args.placeholder)
+    )
+
+
+SPLICE_STEP = StepKind(
+    "splice",
+    SPLICE.doc,
+    SpliceArgs,
+    _lower_splice,
+    component=("fusion",),
+)

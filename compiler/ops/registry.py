@@ -1,0 +1,137 @@
+"""What an op, a module kind and a step are. The records themselves stand in one file per subject beside this one.
+
+- An `Op` is a node of the IR: attributes, shape rule, cost, emission.
+- A `ModuleKind` is a piece of state: its parameters' shapes and how the emitted class builds it.
+- A `StepKind` is a word of the language: its arguments and how they lower to ops and modules.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Module, Node
+from vlmspec.compiler.ir.types import TensorType, Type, same_dim
+
+if TYPE_CHECKING:
+    from vlmspec.compiler.builder import StepBuilder
+    from vlmspec.compiler.emit.expr import Expr
+    from vlmspec.compiler.emit.scope import Scope
+    from vlmspec.compiler.ops.args import Args
+
+
+class ShapeError(Exception):
+    """Operands that do not fit an op; the message reads as a sentence."""
+
+    def __init__(self, message: str, help: str | None = None):
+        super().__init__(message)
+        self.help = help
+
+
+@dataclass(frozen=True, slots=True)
+class NoAttrs:
+    """Attributes of an op that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a shape rule may look at."""
+
+    types: Mapping[str, Type]
+    attrs: Any
+    module: Module | None
+    sizes: Mapping[str, int | float]
+
+    def tensor(self, role: str) -> TensorType:
+        found = self.types[role]
+        if not isinstance(found, TensorType):
+            raise ShapeError(f"operand `{role}` is a {found}, not a tensor")
+        return found
+
+    def require_width(self, role: str, width: Dim, owner: str) -> TensorType:
+        """Return the operand's type, whose last dimension must be `width`."""
+        found = self.tensor(role)
+        if not same_dim(found.width, width, self.sizes):
+            raise ShapeError(
+                f"{owner} takes vectors of {self.show(width)} numbers, and is given "
+                f"{self.show(found.width)}"
+            )
+        return found
+
+    def require_same(self, a: Dim, b: Dim, what: str) -> None:
+        if not same_dim(a, b, self.sizes):
+            raise ShapeError(f"{what}: {self.show(a)} against {self.show(b)}")
+
+    def show(self, dim: Dim) -> str:
+        """Print a dimension with its value, as `vision.hidden_size (1024)`."""
+        try:
+            value = dim.value(self.sizes)  # pyright: ignore[reportArgumentType]
+        except KeyError:
+            return f"`{dim}`"
+        return f"`{dim}` ({value})" if dim.symbols() else str(value)
+
+
+Infer = Callable[[Operands], tuple[Type, ...]]
+Emit = Callable[[Node, "Scope"], "Expr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An operation of the IR.
+
+    Attributes:
+        infer: result types from operand types; raises ShapeError.
+        emit: the Python expression; a Call, Atom or Binary.
+        flops: multiply-adds counted twice, from the same operands.
+        joins: operands whose absence the op bears (their optionality ends here); the first role is the fallback.
+        effect: kept even though nothing reads its result.
+        inline: whether its expression may be written inside its reader's.
+    """
+
+    name: str
+    doc: str
+    infer: Infer
+    emit: Emit
+    attrs: type = NoAttrs
+    module_kind: str | None = None
+    results: tuple[str, ...] = ("h",)
+    joins: frozenset[str] = frozenset()
+    effect: bool = False
+    inline: bool = True
+    flops: Callable[[Operands], Dim] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleKind:
+    """A primitive piece of state: `shapes` gives its parameters in order; `construct` the expression that builds it."""
+
+    name: str
+    attrs: type
+    shapes: Callable[[Any], dict[str, tuple[Dim, ...]]]
+    construct: Callable[[Module, "Scope"], "Expr"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepKind:
+    """A word that a body may use.
+
+    Attributes:
+        args: pydantic model of its arguments.
+        lower: adds nodes and modules to the builder, gives the running value.
+        shorthand: the argument that a bare value sets (`layer_norm: 1e-5`).
+        roles: default names of its weights, by role, in order.
+        component: whether a component of `graph:` may be this step alone.
+    """
+
+    name: str
+    doc: str
+    args: "type[Args]"
+    lower: "Callable[[StepBuilder, Any, Any], Any]"
+    shorthand: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    component: tuple[str, ...] = ()
+
+
+def same_as(role: str) -> Infer:
+    """Shape rule of an op whose result is like its operand `role`."""
+    return lambda ops: (ops.types[role],)

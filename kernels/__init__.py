@@ -1,0 +1,1 @@
+"""The kernels: templates that are specialised for one architecture."""

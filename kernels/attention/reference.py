@@ -1,0 +1,108 @@
+"""Attention in plain torch.
+
+Legend: B batch, T query tokens, S key tokens, H query heads, G key/value heads, E head dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmspec.kernels.rope.reference import apply_rope
+
+
+def token_positions(x: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
+    """Positions of the tokens [B, T]: as given, else counted on from the `past` tokens of the cache."""
+    if position_ids is not None:
+        return position_ids
+    return torch.arange(past, past + x.shape[1], device=x.device)[None]
+
+
+def causal_mask(x: Tensor, attention_mask: Tensor | None, past: int) -> Tensor | None:
+    """Which keys each query may see, [B or 1, 1, T, S], or None where plain causality says it all.
+
+    Padding queries see themselves, so that no row of the softmax is empty.
+
+    Args:
+        x: embeddings of the new tokens [B, T, D].
+        attention_mask: 1 for real tokens, 0 for padding, cached tokens included [B, S]; None without padding.
+        past: number of cached tokens.
+    """
+    length = x.shape[1]
+    if attention_mask is None and (past == 0 or length == 1):
+        return None
+    keys = torch.arange(past + length, device=x.device)
+    queries = keys[past:, None]
+    mask = (keys <= queries)[None, None]
+    if attention_mask is not None:
+        mask = mask & attention_mask[:, None, None, :].bool() | (keys == queries)
+    return mask
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attend every query to every key.
+
+    Args:
+        q: queries [B, T, H, E].
+        k, v: keys and values [B, S, H, E].
+        scale: factor on the scores; E ** -0.5 if not given.
+
+    Returns:
+        Mixed values [B, T, H, E].
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    cache: "KVCache | None",
+    scale: float | None = None,
+) -> Tensor:
+    """Attend each query to the keys before it, those of the cache included.
+
+    Args:
+        q: queries [B, T, H, E].
+        k, v: keys and values of the new tokens [B, T, G, E]; query head h reads key head h // (H / G).
+        mask: which keys each query may see [B or 1, 1, T, S]; None for plain causality.
+        cache: keys and values of earlier tokens; the new ones are appended to it.
+        scale: factor on the scores; E ** -0.5 if not given.
+
+    Returns:
+        Mixed values [B, T, H, E].
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if cache is not None:
+        k, v = cache.append(k, v)
+    length, groups = q.shape[2], q.shape[1] // k.shape[1]
+    if length == 1:
+        # One query: the heads that share a key head become its rows, and no key is repeated.
+        q = q.reshape(q.shape[0], k.shape[1], groups, q.shape[3])
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return h.reshape(h.shape[0], 1, -1, h.shape[3])
+    h = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups > 1
+    )
+    return h.transpose(1, 2)
+
+
+def rope_causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor | None,
+    cache: "KVCache | None",
+    scale: float | None = None,
+) -> Tensor:
+    """Rotate queries and keys by their positions, then attend causally; see `causal_attention`.
+
+    Args:
+        cos, sin: the rotation at each token's position [B or 1, T, 1, E].
+    """
+    return causal_attention(
+        apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, mask, cache, scale
+    )

@@ -1,0 +1,1 @@
+"""The shipped architectures and parts (YAML files; this file makes them package data)."""

@@ -1,0 +1,1 @@
+"""The front end: YAML with positions, to checked models."""

@@ -1,0 +1,330 @@
+"""Compare an emitted module with the public reference implementation, stage by stage."""
+
+import contextlib
+import copy
+import json
+import math
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmspec.diagnostics.model import Diagnostics
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
+AUTO_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
+
+# Logits of forbidden tokens are the dtype's minimum; beside them every other error is nothing.
+_FORBIDDEN = 1e30
+
+
+def verify(
+    compiled: Any,
+    checkpoint: str | Path,
+    *,
+    dtype: str = "float64",
+    tolerance: float | None = None,
+    seed: int = 0,
+    images: int = 2,
+    text_tokens: int = 24,
+) -> dict[str, Any]:
+    """Run the emitted module and its public reference on the same inputs and compare every stage.
+
+    Args:
+        compiled: what `vlmspec.compile` returned.
+        checkpoint: a directory with `config.json` and safetensors in the public layout.
+        dtype: `float64`, which finds a wrong epsilon, or `float32`, which costs half the memory.
+        tolerance: largest relative L2 error of a stage; the default goes with the dtype.
+        seed: of the random images and token ids.
+        images: how many images the prompt holds, where the model takes images.
+        text_tokens: how many ordinary tokens the prompt holds.
+
+    Returns:
+        `stages` (name, error, tolerance and ok of each, in the order of the spec), `ok`,
+        `first_divergence` (a name or None), `dtype` and `versions`.
+
+    Raises:
+        SpecError: if transformers is missing or does not know the checkpoint.
+        ValueError: if the dtype is neither of the two.
+    """
+    import torch
+
+    if dtype not in TOLERANCES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(TOLERANCES)}")
+    wanted = getattr(torch, dtype)
+    package = compiled.load()
+    manifest = json.loads((Path(compiled.path) / "manifest.json").read_text(encoding="utf-8"))
+    ours = package.Model.from_pretrained(checkpoint, dtype=wanted).eval()
+    reference = load_reference(checkpoint)
+    inputs = sample_inputs(manifest, ours.config, reference.config, seed, images, text_tokens)
+    stages = dict(manifest.get("reference", {}))
+    expected = run_reference(reference, stages, inputs, wanted)
+    del reference
+    actual = run_emitted(ours, stages, inputs, wanted)
+    rows = compare(actual, expected, tolerance or TOLERANCES[dtype], inputs.get("attention_mask"))
+    return {
+        "stages": rows,
+        "ok": all(row["ok"] for row in rows),
+        "first_divergence": next((row["name"] for row in rows if not row["ok"]), None),
+        "dtype": dtype,
+        "versions": _versions(),
+    }
+
+
+def load_reference(checkpoint: str | Path, **options: Any) -> Any:
+    """Load the transformers model that a checkpoint's own config.json names, in float32.
+
+    Args:
+        checkpoint: the directory.
+        options: passed on to `from_pretrained`; attention is `eager` unless they say otherwise.
+
+    Raises:
+        SpecError: if transformers is not installed or does not know the model type.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise _problem(
+            "VS670",
+            "the reference implementation is not installed: no module named `transformers`",
+            "install the version that the spec was checked with: pip install transformers==5.23.0",
+        ) from None
+    import torch
+
+    local = {"trust_remote_code": False, "local_files_only": True}
+    options = {"dtype": torch.float32, "attn_implementation": "eager", **local, **options}
+    try:
+        config = transformers.AutoConfig.from_pretrained(checkpoint, **local)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unknown(checkpoint, transformers.__version__) from error
+    for name in AUTO_CLASSES:
+        auto = getattr(transformers, name, None)
+        if auto is not None and type(config) in auto._model_mapping:
+            return auto.from_pretrained(checkpoint, **options).eval()
+    raise _unknown(checkpoint, transformers.__version__)
+
+
+def _unknown(checkpoint: str | Path, version: str) -> Exception:
+    try:
+        config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return _problem(
+            "VS671",
+            f"`{checkpoint}` has no config.json that names a model type",
+            "give a directory in the public layout: config.json beside the safetensors",
+        )
+    return _problem(
+        "VS671",
+        f"transformers {version} has no model for the type `{kind}` of `{checkpoint}`",
+        "verify with a version of transformers that knows it, or against another implementation",
+    )
+
+
+def _problem(code: str, message: str, mend: str) -> Exception:
+    from vlmspec.diagnostics.model import SpecError
+
+    problems = Diagnostics()
+    problems.error(code, message, help=mend)
+    return SpecError(problems)
+
+
+@contextlib.contextmanager
+def float64_math() -> Iterator[None]:
+    """Let code that upcasts "to float32" upcast to float64, so that a double model stays double.
+
+    The reference implementations compute norms, softmax and positions in float32 whatever the
+    model's dtype is. Not for loading a checkpoint: files of float32 would be read as float64.
+    """
+    import torch
+
+    module: Any = torch
+    saved = torch.float32, torch.float, torch.Tensor.float, torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    module.float32 = module.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        module.float32, module.float, torch.Tensor.float = saved[:3]
+        torch.set_default_dtype(saved[3])
+
+
+def widen(model: Any) -> Any:
+    """Copy a reference model to float64; run the copy under `float64_math`.
+
+    Rotary frequencies keep the values that were computed in float32 at construction: these are
+    what the published checkpoints were trained and are run with.
+    """
+    double = copy.deepcopy(model).double()
+    for module in double.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.double())
+    return double
+
+
+def cast(inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Cast the floating-point tensors among the inputs."""
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def run_reference(model: Any, stages: Mapping[str, str], inputs: dict, dtype: Any) -> dict:
+    """Run the reference; give each stage's first tensor, under the spec's name, and `logits`."""
+    import torch
+
+    double = dtype == torch.float64
+    with float64_math() if double else contextlib.nullcontext(), torch.no_grad():
+        model = widen(model) if double else model
+        with capture(model, stages) as seen:
+            output = model(**cast(inputs, dtype))
+    return {**seen, **_final(output)}
+
+
+def run_emitted(model: Any, stages: Iterable[str], inputs: dict, dtype: Any) -> dict:
+    """Run the emitted module; give each stage's first tensor and `logits`."""
+    import torch
+
+    with torch.no_grad(), capture(model, {name: name for name in stages}) as seen:
+        output = model(**cast(inputs, dtype))
+    return {**seen, **_final(output)}
+
+
+def _final(output: Any) -> dict[str, Any]:
+    logits = getattr(output, "logits", None)
+    tensor = first_tensor(output) if logits is None else logits
+    return {} if tensor is None else {"logits": tensor}
+
+
+@contextlib.contextmanager
+def capture(model: Any, stages: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Record the first floating-point tensor that each named submodule returns.
+
+    Args:
+        model: the module to watch.
+        stages: stage name to module path; a path that ends at a list stands for its members.
+
+    Yields:
+        Stage name to tensor, in the order of `stages`; None where the stage did not run.
+    """
+    seen: dict[str, Any] = {}
+    hooks = []
+
+    def watch(name: str, module: Any) -> None:
+        def hook(_module: Any, _arguments: Any, output: Any) -> None:
+            if seen[name] is None:
+                tensor = first_tensor(output)
+                seen[name] = None if tensor is None else tensor.detach()
+
+        seen[name] = None
+        hooks.append(module.register_forward_hook(hook))
+
+    for name, module in expanded(model, stages).items():
+        watch(name, module)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def expanded(model: Any, stages: Mapping[str, str]) -> dict[str, Any]:
+    """Resolve stages to submodules; lists become one stage for each member."""
+    import torch
+
+    found: dict[str, Any] = {}
+    for name, path in stages.items():
+        module = model.get_submodule(path)
+        if isinstance(module, torch.nn.ModuleList):
+            found |= {f"{name}.{index}": member for index, member in enumerate(module)}
+        else:
+            found[name] = module
+    return found
+
+
+def first_tensor(value: Any) -> Any:
+    """Find the first floating-point tensor in a nested output; None where there is none."""
+    import torch
+
+    if torch.is_tensor(value):
+        return value if value.is_floating_point() else None
+    if isinstance(value, Mapping):
+        members: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple):
+        members = value
+    elif hasattr(value, "__dict__"):
+        members = vars(value).values()
+    else:
+        return None
+    return next((t for t in map(first_tensor, members) if t is not None), None)
+
+
+def compare(
+    actual: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float, mask: Any = None
+) -> list[dict[str, Any]]:
+    """Compare two runs stage by stage.
+
+    A stage that the emitted module leaves out, because nothing reads its result, has no error;
+    one whose size differs has an infinite one.
+
+    Args:
+        actual: stage name to tensor of the emitted module.
+        expected: the same of the reference.
+        tolerance: largest relative L2 error.
+        mask: 1 at the tokens that count [B, T]; None if all do.
+
+    Returns:
+        One row for each stage: name, error, tolerance, ok.
+    """
+    rows = []
+    for name, want in expected.items():
+        got = actual.get(name)
+        error = None if got is None or want is None else relative_error(got, want, mask)
+        good = error <= tolerance if error is not None else name != "logits"
+        rows.append({"name": name, "error": error, "tolerance": tolerance, "ok": good})
+    return rows
+
+
+def relative_error(actual: Any, expected: Any, mask: Any = None) -> float:
+    """Relative L2 distance, without forbidden logits and without what stands under padding."""
+    if actual.numel() != expected.numel():
+        return math.inf
+    a, b = actual.reshape(expected.shape).double(), expected.double()
+    if mask is not None and b.shape[: mask.ndim] == mask.shape:
+        a, b = a[mask.bool()], b[mask.bool()]
+    keep = ~((a.abs() > _FORBIDDEN) & (b.abs() > _FORBIDDEN))
+    difference, scale = (a - b)[keep].norm(), b[keep].norm()
+    error = float(difference / scale) if scale else float(difference)
+    return error if math.isfinite(error) else math.inf
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    from vlmspec import __version__
+
+    return {
+        "vlmspec": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def render_verification(result: Mapping[str, Any]) -> str:
+    """Draw the result of `verify` as a table for terminals."""
+    rows = result["stages"]
+    width = max([len("stage"), *(len(row["name"]) for row in rows)])
+    lines = [f"{'stage':{width}}  {'error':>9}  {'at most':>9}"]
+    for row in rows:
+        error = "not run" if row["error"] is None else f"{row['error']:.1e}"
+        verdict = "" if row["ok"] else "  DIFFERS"
+        lines.append(f"{row['name']:{width}}  {error:>9}  {row['tolerance']:>9.0e}{verdict}")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines += ["", f"{result['dtype']}, relative L2 error; {versions}"]
+    if result["ok"]:
+        lines.append("Every stage agrees with the reference.")
+    else:
+        lines.append(f"The first stage that differs is `{result['first_divergence']}`.")
+    return "\n".join(lines)
