@@ -1,7 +1,7 @@
 """Keep the repository root off `sys.path`, so that tests see the installed package.
 
-The root has folders named `compiler` and `kernels`. With the root importable, `import kernels` would find ours in place of
-the package of that name, which transformers probes for.
+The root has folders named `compiler` and `kernels`. With the root importable, `import kernels`
+would find ours in place of the package of that name, which transformers probes for.
 """
 
 import os

@@ -15,6 +15,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def contest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of an emitted package and of a checkpoint that it loads."""
     import racing
+
     import vlmspec
 
     root = tmp_path_factory.mktemp("contest")

@@ -64,7 +64,9 @@ def emitted_runner(package: Any, checkpoint: Path) -> Runner:
 def reference_runner(checkpoint: Path, attention: str) -> Runner:
     """Load a checkpoint with transformers."""
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         checkpoint, attn_implementation=attention, local_files_only=True
     )

@@ -42,13 +42,8 @@ def test_prefill_and_decode(benchmark, contest, runners, results, threads):
 @pytest.mark.perf
 def test_memory_loading_and_import(contest, results):
     runs = {name: [racing.fresh(*contest, name) for _ in range(3)] for name in racing.RUNNERS}
-    for what, unit, scale in (
-        ("peak", "MB above imports", 1e6),
-        ("load", "s", 1),
-        ("import", "s", 1),
-    ):
-        results[f"{what} {unit}"] = {
-            name: min(run[what] for run in found) / scale for name, found in runs.items()
-        }
-    torch_alone = racing.import_torch()
-    results["import torch s"] = dict.fromkeys(racing.RUNNERS, torch_alone)
+    torch_alone = f"import s (torch: {racing.import_torch():.2f})"
+    names = {"peak": "peak MB above imports", "load": "load s", "import": torch_alone}
+    for what, name in names.items():
+        scale = 1e6 if what == "peak" else 1
+        results[name] = {r: min(run[what] for run in found) / scale for r, found in runs.items()}

@@ -4,7 +4,7 @@ A nested graph may use a value of an enclosing one: the builder threads it throu
 that steps deep inside the layers can ask for the mask or the rotary table that the component computes once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class GraphBuilder:
     captures: dict[Value, Value] = field(default_factory=dict)
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
+    stream: Value | None = None
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
 
@@ -59,6 +60,9 @@ class GraphBuilder:
         return f"{hint}_{count}" if count else hint
 
     def input(self, name: str, type: Type) -> Value:
+        """Declare an input; inside the graph it is there, whether or not the caller's may be absent."""
+        if isinstance(type, TensorType) and self.parent is not None:
+            type = replace(type, optional=frozenset())
         value = Value(self.fresh(name), type)
         self.inputs.append(value)
         self._known.add(value)
@@ -85,17 +89,41 @@ class GraphBuilder:
         attrs: Any = None,
         *,
         module: str | None = None,
+        state: Module | None = None,
         hints: Sequence[str] | None = None,
         span: Span | None = None,
     ) -> tuple[Value, ...]:
-        """Add a node; its result types come from the op's shape rule."""
+        """Add a node; its result types come from the op's shape rule.
+
+        Args:
+            module: path of the node's module; `state` is the module itself where it belongs to another graph.
+        """
         record = self.program.ops[op]
         operands = {role: self.own(v) for role, v in inputs.items() if v is not None}
         attrs = NoAttrs() if attrs is None else attrs
-        found = next((m for m in self.modules if m.name == module), None)
+        found = state or next((m for m in self.modules if m.name == module), None)
         types = infer(record, operands, attrs, found, self.program, span)
-        names = hints or record.results
-        outputs = tuple(Value(self.fresh(n), t) for n, t in zip(names, types, strict=True))
+        return self._append(op, operands, attrs, types, module, hints or record.results, span)
+
+    def call(
+        self,
+        module: str,
+        operands: Mapping[str, Value],
+        results: Sequence[Value],
+        hint: str,
+        span: Span | None,
+    ) -> tuple[Value, ...]:
+        """Add a call of another graph, whose results are `results` there."""
+        owned = {role: self.own(v) for role, v in operands.items()}
+        optional = frozenset().union(*(v.type.optional for v in owned.values()))
+        types = tuple(
+            replace(v.type, optional=optional) if isinstance(v.type, TensorType) else v.type
+            for v in results
+        )
+        return self._append("call", owned, NoAttrs(), types, module, [hint] * len(types), span)
+
+    def _append(self, op, operands, attrs, types, module, hints, span) -> tuple[Value, ...]:
+        outputs = tuple(Value(self.fresh(n), t) for n, t in zip(hints, types, strict=True))
         self._known.update(outputs)
         self.nodes.append(Node(op, tuple(operands.items()), outputs, attrs, module, span))
         return outputs
@@ -103,7 +131,7 @@ class GraphBuilder:
     def add_module(self, module: Module) -> None:
         if any(m.name == module.name for m in self.modules):
             self.program.fail(
-                "VS207",
+                "VS208",
                 f"two steps here are called `{module.name}`",
                 module.span,
                 "give one of them another name, as in `- linear: 64` with `name: gate` under it",
@@ -146,7 +174,7 @@ def infer(
     try:
         results = record.infer(Operands(types, attrs, module, program.sizes))
     except ShapeError as error:
-        program.fail("VS305", str(error), span, error.help)
+        program.fail(error.code, str(error), span, error.help)
     optional = frozenset().union(
         *(t.optional for role, t in types.items() if role not in record.joins)
     )
@@ -168,15 +196,17 @@ class Weights:
 
 @dataclass(slots=True)
 class StepBuilder:
-    """What a step's lowering works with: the graph under construction and the step's own name, weights and span."""
+    """What a step's lowering works with: the graph under construction and the step's own name, weights and place."""
 
     graph: GraphBuilder
-    component: "GraphBuilder"
+    component: GraphBuilder
     name: str
     weights: Weights
+    tree: Any
     span: Span | None
-    lower_body: Any = None
-    tap: Any = None
+    lower_body: Callable[["StepBuilder", Value], Value]
+    tap: "Tap | None" = None
+    scope: Any = None
 
     @property
     def program(self) -> ProgramBuilder:
@@ -199,5 +229,20 @@ class StepBuilder:
     def fail(self, code: str, message: str, help: str | None = None) -> Any:
         return self.program.fail(code, message, self.span, help)
 
-    def inside(self, graph: GraphBuilder, name: str | None = None) -> "StepBuilder":
-        return replace(self, graph=graph, name=name or self.name)
+    def inside(self, graph: GraphBuilder, prefix: str | None = None) -> "StepBuilder":
+        """The same step, writing into another graph; `prefix` is where the body's weights live."""
+        weights = self.weights if prefix is None else Weights(prefix, {})
+        return replace(self, graph=graph, weights=weights)
+
+
+@dataclass(slots=True)
+class Tap:
+    """The state of an encoder that is its output: after `layer` layers, counted from the end where negative."""
+
+    layer: int
+    span: Span | None
+    value: Value | None = None
+
+    def depth(self, count: Dim) -> Dim:
+        """How many layers run; -1 is all of `count`."""
+        return Dim.const(self.layer) if self.layer >= 0 else count + (1 + self.layer)

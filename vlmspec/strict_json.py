@@ -80,7 +80,8 @@ def items(text: str) -> Iterator[Item]:
     path: list[str | int] = []
     kinds: list[str] = []
     for match in _TOKEN.finditer(text):
-        start, end = match.span(match.lastgroup if match["colon"] is None else "string")
+        group = "string" if match["colon"] is not None else match.lastgroup or 0
+        start, end = match.span(group)
         if (mark := match["bracket"]) is not None:
             _step(mark, path, kinds)
         elif match["colon"] is not None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmspec.diagnostics.model import Diagnostics
+from vlmspec.diagnostics.model import Diagnostics, SpecError, suggest
+from vlmspec.publish import read_manifest
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
 AUTO_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
@@ -47,21 +48,10 @@ def verify(
         SpecError: if transformers is missing or does not know the checkpoint.
         ValueError: if the dtype is neither of the two.
     """
-    import torch
-
     if dtype not in TOLERANCES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(TOLERANCES)}")
-    wanted = getattr(torch, dtype)
-    package = compiled.load()
-    manifest = json.loads((Path(compiled.path) / "manifest.json").read_text(encoding="utf-8"))
-    ours = package.Model.from_pretrained(checkpoint, dtype=wanted).eval()
-    reference = load_reference(checkpoint)
-    inputs = sample_inputs(manifest, ours.config, reference.config, seed, images, text_tokens)
-    stages = dict(manifest.get("reference", {}))
-    expected = run_reference(reference, stages, inputs, wanted)
-    del reference
-    actual = run_emitted(ours, stages, inputs, wanted)
-    rows = compare(actual, expected, tolerance or TOLERANCES[dtype], inputs.get("attention_mask"))
+    actual, expected, mask = _run_both(compiled, checkpoint, dtype, seed, images, text_tokens)
+    rows = compare(actual, expected, tolerance or TOLERANCES[dtype], mask)
     return {
         "stages": rows,
         "ok": all(row["ok"] for row in rows),
@@ -69,6 +59,37 @@ def verify(
         "dtype": dtype,
         "versions": _versions(),
     }
+
+
+def _run_both(
+    compiled: Any, checkpoint: str | Path, dtype: str, seed: int, images: int, text_tokens: int
+) -> tuple[dict, dict, Any]:
+    """Return the stages of the emitted module, those of the reference, and the padding mask."""
+    import torch
+
+    wanted = getattr(torch, dtype)
+    manifest = read_manifest(Path(compiled.path))
+    stages = dict(manifest.get("reference", {}))
+    reference = load_reference(checkpoint)
+    _check_stages(reference, stages)
+    ours = compiled.load().Model.from_pretrained(checkpoint, dtype=wanted).eval()
+    inputs = sample_inputs(manifest, ours.config, reference, seed, images, text_tokens)
+    expected = run_reference(reference, stages, inputs, wanted)
+    del reference  # a large model and its double need not share the memory with ours
+    actual = run_emitted(ours, stages, inputs, wanted)
+    return actual, expected, inputs.get("attention_mask")
+
+
+def _check_stages(reference: Any, stages: Mapping[str, str]) -> None:
+    modules = dict(reference.named_modules())
+    problems = Diagnostics()
+    for name, path in stages.items():
+        if path not in modules:
+            where = f"`{path}`, which stands for the stage `{name}`"
+            near = suggest(path, modules)
+            mend = f"did you mean `{near}`?" if near else "correct `reference:` in the spec"
+            problems.error("VS672", f"the reference has no module {where}", help=mend)
+    problems.raise_if_errors()
 
 
 def load_reference(checkpoint: str | Path, **options: Any) -> Any:
@@ -104,7 +125,7 @@ def load_reference(checkpoint: str | Path, **options: Any) -> Any:
     raise _unknown(checkpoint, transformers.__version__)
 
 
-def _unknown(checkpoint: str | Path, version: str) -> Exception:
+def _unknown(checkpoint: str | Path, version: str) -> SpecError:
     try:
         config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
         kind = config["model_type"]
@@ -121,12 +142,88 @@ def _unknown(checkpoint: str | Path, version: str) -> Exception:
     )
 
 
-def _problem(code: str, message: str, mend: str) -> Exception:
-    from vlmspec.diagnostics.model import SpecError
-
+def _problem(code: str, message: str, mend: str) -> SpecError:
     problems = Diagnostics()
     problems.error(code, message, help=mend)
     return SpecError(problems)
+
+
+def sample_inputs(
+    manifest: Mapping[str, Any],
+    config: Any,
+    reference: Any,
+    seed: int,
+    images: int,
+    text_tokens: int,
+) -> dict[str, Any]:
+    """Make random inputs: two rows of text, the shorter one padded on the left, around images.
+
+    Args:
+        manifest: the emitted package's; it declares the inputs and their shapes.
+        config: of the emitted model; its sizes give the shapes their values.
+        reference: the public model; it says how many tokens an image becomes.
+        seed: of every draw.
+        images: how many images, of which the second row has the last; 0 for a prompt of text.
+        text_tokens: how many tokens of text the first row holds.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    declared: Mapping[str, Any] = manifest["inputs"]
+    pixels = {
+        name: _image(image_shape(entry["shape"], config, images), generator)
+        for name, entry in declared.items()
+        if entry["kind"] == "image" and images
+    }
+    blocks: list[list[int]] = []
+    if pixels:
+        placeholder = reference.config.image_token_id
+        with torch.no_grad():
+            features = reference.get_image_features(**pixels).pooler_output
+        blocks = [[placeholder] * len(feature) for feature in features]
+    return {**_prompts(reference, blocks, text_tokens, generator), **pixels}
+
+
+def image_shape(shape: Iterable[Any], config: Any, images: int) -> list[int]:
+    """Give a declared shape its values: names are sizes of the config, other names count images."""
+    values = []
+    for size in shape:
+        found: Any = config
+        for part in str(size).split("."):
+            found = getattr(found, part, None)
+        values.append(size if isinstance(size, int) else images if found is None else int(found))
+    return values
+
+
+def _image(shape: list[int], generator: Any) -> Any:
+    """Draw images with large forms and fine grain, normalised as processors do."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    forms = torch.randn(math.prod(shape[:-3]), shape[-3], 4, 4, generator=generator)
+    forms = interpolate(forms, size=shape[-2:], mode="bicubic", align_corners=False)
+    return (forms + 0.3 * torch.randn(forms.shape, generator=generator)).reshape(shape)
+
+
+def _prompts(reference: Any, blocks: list[list[int]], count: int, generator: Any) -> dict[str, Any]:
+    """Two rows of text around blocks of placeholders, and the mask of the padding."""
+    import torch
+
+    special = {value for key, value in vars(reference.config).items() if key.endswith("_token_id")}
+    size = reference.get_input_embeddings().num_embeddings
+    words = torch.tensor([i for i in range(size) if i not in special])
+
+    def text(length: int) -> list[int]:
+        return words[torch.randint(len(words), (length,), generator=generator)].tolist()
+
+    rows = [text(2), text(2)]
+    for index, block in enumerate(blocks):
+        rows[len(blocks) > 1 and index == len(blocks) - 1] += block + text(2)
+    rows = [row + text(length) for row, length in zip(rows, (count, count // 2), strict=True)]
+    width = max(map(len, rows))
+    ids = [[int(words[0])] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
 @contextlib.contextmanager

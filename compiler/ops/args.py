@@ -42,7 +42,7 @@ class Args(BaseModel):
             for name, field in cls.model_fields.items()
             if field.annotation not in sized and not _mentions(field.annotation, sized)
         }
-        return {k: scope.option(v) if k in plain else v for k, v in data.items()}
+        return {k: scope.option(v, k) if k in plain else v for k, v in data.items()}
 
 
 def _mentions(annotation: Any, kinds: tuple[type, ...]) -> bool:
@@ -54,6 +54,9 @@ class NoArgs(Args):
     """A step without arguments."""
 
 
-def fault(code: str, message: str, help: str | None = None) -> PydanticCustomError:
-    """A validation error that carries a diagnostic's code and mend."""
-    return PydanticCustomError("vlmspec", "{message}", {"message": message, "code": code, "help": help})  # pyright: ignore[reportArgumentType]
+def fault(
+    code: str, message: str, help: str | None = None, *, offset: int | None = None, length: int = 1
+) -> PydanticCustomError:
+    """A validation error that carries a diagnostic: its code, its mend, and where in the text it is."""
+    context = {"message": message, "code": code, "help": help, "offset": offset, "length": length}
+    return PydanticCustomError("vlmspec", "{message}", context)

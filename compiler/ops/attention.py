@@ -191,6 +191,7 @@ def _infer_attention(ops: Operands):
         raise ShapeError(
             f"{ops.show(q.shape[-2])} query heads cannot share {ops.show(k.shape[-2])} key heads",
             "num_heads must be a multiple of num_kv_heads",
+            "VS306",
         )
     return (q.with_shape(*q.shape[:-1], v.width),)
 
@@ -302,6 +303,7 @@ ATTENTION_STEP = StepKind(
     AttentionArgs,
     _lower_attention,
     roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"},
+    composite=True,
 )
 
 

@@ -60,4 +60,5 @@ SPLICE_STEP = StepKind(
     SpliceArgs,
     _lower_splice,
     component=("fusion",),
+    flow=True,
 )

@@ -1,10 +1,11 @@
 """Matrix products, and the feed-forward blocks made of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ops.activation import ActivationAttrs, ActivationName
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, StepKind
@@ -63,6 +64,7 @@ class LinearArgs(Args):
 
     out: Size
     bias: bool = True
+    tie: bool = False
 
 
 def add_linear(b, x, out: Dim, *, bias: bool, role: str, name: str):
@@ -73,7 +75,16 @@ def add_linear(b, x, out: Dim, *, bias: bool, role: str, name: str):
 
 
 def _lower_linear(b, x, args: LinearArgs):
-    return add_linear(b, x, args.out, bias=args.bias, role="linear", name=b.name)
+    if not args.tie:
+        return add_linear(b, x, args.out, bias=args.bias, role="linear", name=b.name)
+    if not any(m.name == "embed" and m.kind == "embedding" for m in b.component.modules):
+        b.fail("VS211", "`tie` shares the token embedding's weight, and this part has none")
+    attrs = LinearAttrs(x.type.width, args.out, args.bias)
+    shapes = linear_shapes(attrs)
+    params = [Param(p, s, (b.weights.key("linear", p),)) for p, s in shapes.items()]
+    params[0] = replace(params[0], tied=f"{b.component.name}.embed.weight")
+    b.graph.add_module(Module(b.name, "linear", attrs, tuple(params), b.span))
+    return b.node("linear", {"x": x}, module=b.name)
 
 
 LINEAR_STEP = StepKind(
@@ -118,6 +129,7 @@ MLP_STEP = StepKind(
     _lower_mlp,
     roles={"fc1": "fc1", "fc2": "fc2"},
     component=("connector",),
+    composite=True,
 )
 
 
@@ -147,6 +159,8 @@ GLU_STEP = StepKind(
     shorthand="intermediate_size",
     roles={"gate": "gate_proj", "up": "up_proj", "down": "down_proj"},
     component=("connector",),
+    module="mlp",
+    composite=True,
 )
 
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class ShapeError(Exception):
     """Operands that do not fit an op; the message reads as a sentence."""
 
-    def __init__(self, message: str, help: str | None = None):
+    def __init__(self, message: str, help: str | None = None, code: str = "VS305"):
         super().__init__(message)
         self.help = help
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,11 @@ class StepKind:
     Attributes:
         args: pydantic model of its arguments.
         lower: adds nodes and modules to the builder, gives the running value.
+        module: default name of its module; a composite step becomes a class of its own inside layers.
         shorthand: the argument that a bare value sets (`layer_norm: 1e-5`).
         roles: default names of its weights, by role, in order.
-        component: whether a component of `graph:` may be this step alone.
+        component: the kinds of component that this step may be alone.
+        flow: whether it takes its component's operands by role instead of the running value.
     """
 
     name: str
@@ -130,6 +133,9 @@ class StepKind:
     shorthand: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     component: tuple[str, ...] = ()
+    module: str = ""
+    composite: bool = False
+    flow: bool = False
 
 
 def same_as(role: str) -> Infer:

@@ -34,13 +34,6 @@ class SpanAttrs:
     stop: Dim
 
 
-@dataclass(frozen=True, slots=True)
-class CallAttrs:
-    """Names of the callee's results."""
-
-    results: tuple[str, ...] = ("h",)
-
-
 def _emit_call(node, scope):
     operands = [scope.use(v) for _, v in node.inputs]
     return call(scope.module(node), *operands)
@@ -49,9 +42,8 @@ def _emit_call(node, scope):
 CALL = Op(
     "call",
     "Another graph, applied; its operands go by the names of that graph's inputs.",
-    infer=lambda ops: (_ for _ in ()).throw(AssertionError("typed by the builder")),
+    infer=lambda ops: (),
     emit=_emit_call,
-    attrs=CallAttrs,
 )
 
 
@@ -83,14 +75,12 @@ REPEAT = Op(
 )
 
 
-def call_graph(b, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
-    """Close `child`, declare it as module `name`, and call it."""
-    graph = child.finish(*outputs)
-    b.graph.add_module(Module(name, "graph", GraphAttrs((graph.name,)), (), child.span))
-    operands = b.graph.operands_for(child, given)
-    return b.graph.typed_node(
-        "call", operands, graph.outputs, CallAttrs((hint,)), name, (hint,), child.span
-    )[0]
+def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
+    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first result."""
+    callee = child.finish(*outputs)
+    graph.add_module(Module(name, "graph", GraphAttrs((callee.name,)), (), child.span))
+    operands = graph.operands_for(child, given)
+    return graph.call(name, operands, callee.outputs, hint, child.span)[0]
 
 
 class ResidualArgs(Args):
@@ -100,7 +90,7 @@ class ResidualArgs(Args):
 
 
 def _lower_residual(b, x, args: ResidualArgs):
-    return b.node("add", {"x": x, "y": b.lower_body(b, x, args.body, ("body",))})
+    return b.node("add", {"x": x, "y": b.lower_body(b, x)})
 
 
 RESIDUAL_STEP = StepKind(
@@ -123,9 +113,7 @@ def _lower_layers(b, x, args: LayersArgs):
     name = b.name
     child = b.graph.child(f"{b.graph.name}.block", per_layer=True, doc="One layer.", span=b.span)
     start = child.input("x", x.type)
-    inner = b.inside(child)
-    inner.weights.prefix = f"{b.weights.key('layers')}.{{i}}"
-    result = b.lower_body(inner, start, args.body, ("body",))
+    result = b.lower_body(b.inside(child, b.weights.key("layers") + ".{i}"), start)
     graph = child.finish(result)
     attrs = RepeatAttrs((graph.name,), args.count)
     b.graph.add_module(Module(name, "repeat", attrs, (), b.span))
@@ -144,6 +132,7 @@ LAYERS_STEP = StepKind(
     "A stack of layers of one form.",
     LayersArgs,
     _lower_layers,
+    shorthand="count",
     roles={"layers": ""},
 )
 

@@ -38,6 +38,7 @@ A, B, C = (Dim.sym(name) for name in "abc")
         ("-a % b", (-A) % B),
         ("a - -b", A + B),
         ("--a", A),
+        ("a * 0 + b", B),
         ("a * -b", -(A * B)),
         ("min(a, b + 1, 4)", dim_min(A, B + 1, 4)),
         ("max(a, min(b, c)) * 2", dim_max(A, dim_min(B, C)) * 2),

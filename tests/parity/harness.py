@@ -63,7 +63,8 @@ def tiny_checkpoint(
 @functools.cache
 def compiled(spec: str, folder: Path):
     """Compile a spec for a checkpoint, once for each process."""
-    output = folder / f"package-{os.getpid()}"
+    output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / spec
+    output.parent.mkdir(parents=True, exist_ok=True)
     return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32")
 
 

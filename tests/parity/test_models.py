@@ -19,7 +19,7 @@ from parity.harness import Tiny
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 NEW_TOKENS = 64
-SEARCH = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+SEARCH = {"do_sample": False, "eos_token_id": [], "pad_token_id": 0}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def test_sampling_repeats_with_its_seed(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(tiny)
     options = {"do_sample": True, "temperature": 1.5, "top_k": 40, "top_p": 0.9}
-    options |= {"max_new_tokens": 16, "eos_token_id": None, "pad_token_id": 0}
+    options |= {"max_new_tokens": 16, "eos_token_id": [], "pad_token_id": 0}
     one, two, other = (model.generate(**tiny.inputs, **options, seed=s) for s in (3, 3, 4))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
@@ -177,6 +177,8 @@ def test_checkpoint_is_written_back_byte_for_byte(
     tiny = make(shared_folder, architecture, kind, seed, size)
     harness.emitted(tiny).save_pretrained(tmp_path)
     assert_same_tensors(harness.tensors_of(tmp_path), harness.tensors_of(tiny.folder))
+    settings = (tiny.folder / "config.json").read_bytes()
+    assert (tmp_path / "config.json").read_bytes() == settings
 
 
 def assert_same_tensors(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import vlmspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
-import racing  # noqa: E402
+import racing
 
 pytestmark = [pytest.mark.perf, pytest.mark.slow]
 ROUNDS = 7

@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from vlmspec.publish import manifest_text, publish_folder
 
-target, versions, rounds = Path(sys.argv[1]), [int(v) for v in sys.argv[2].split(",")], int(sys.argv[3])
+target, rounds = Path(sys.argv[1]), int(sys.argv[3])
+versions = [int(version) for version in sys.argv[2].split(",")]
 for turn in range(rounds):
     version = versions[turn % len(versions)]
     files = {f"part{i}.py": f"VERSION = {version}\\n" * 500 for i in range(8)}

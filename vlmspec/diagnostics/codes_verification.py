@@ -13,4 +13,10 @@ VERIFICATION_CODES: dict[str, tuple[str, str]] = {
         "config.json names none. Code that a checkpoint brings along is never run. Install a "
         "version that knows the model type.",
     ),
+    "VS672": (
+        "unknown stage of the reference",
+        "`reference:` of the description says which module of the public implementation belongs "
+        "to a stage, and the installed implementation has no such module. Correct the path, or "
+        "install the version that the description was checked with.",
+    ),
 }

@@ -1,10 +1,11 @@
 """Plain scalars by the YAML 1.2 core schema, stricter where a number would surprise."""
 
 import re
+from collections.abc import Mapping
 
 from vlmspec.dsl.yaml_nodes import Scalar
 
-_CONSTANTS: dict[str, Scalar] = {"": None, "~": None} | {
+_CONSTANTS: Mapping[str, Scalar] = {"": None, "~": None} | {
     spelling: value
     for word, value in (("null", None), ("true", True), ("false", False))
     for spelling in (word, word.capitalize(), word.upper())

@@ -70,6 +70,12 @@ _COMPLAINTS = (
         "put the text in quotes",
     ),
     _Complaint(
+        "but found ':'",
+        "VS010",
+        "there is no key before this `:`",
+        "write `key: value`",
+    ),
+    _Complaint(
         "expected <block end>",
         "VS010",
         "this does not line up with what stands above",

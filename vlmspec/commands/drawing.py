@@ -1,0 +1,148 @@
+"""Tables and trees as plain text: fitted to a terminal, whole in a pipe."""
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from vlmspec.commands.session import Session
+
+_GAP = 2
+# A column is not narrowed further than this, however little room there is.
+_NARROWEST = 8
+_BRANCHES = {True: ("\u251c\u2500 ", "\u2514\u2500 ", "\u2502  "), False: ("|- ", "`- ", "|  ")}
+_SCALE = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
+
+
+def draw_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], session: Session, right: Iterable[int] = ()
+) -> str:
+    """Draw rows under bold heads.
+
+    Args:
+        heads: one a column; an empty one for a column that needs none.
+        rows: cells, which may be styled.
+        session: decides about colours.
+        right: the columns that are set flush right.
+    """
+    cells = [[head.upper() for head in heads], *map(list, rows)]
+    lines = list(_lines(cells, _room(), set(right)))
+    return "\n".join([session.style(lines[0], bold=True), *lines[1:]])
+
+
+def draw_architecture(data: dict[str, Any], session: Session) -> str:
+    """Draw what `api.show` found: a tree of components, visual tokens and sizes."""
+    total = data.get("total_parameters")
+    title = " ".join(filter(None, [session.style(data["name"], bold=True), data.get("title")]))
+    if total is not None:
+        title += f"\n{short_number(total)} parameters ({total:,})"
+    rows = list(_rows(data.get("components") or (), session))
+    blocks = [title]
+    if rows:
+        blocks.append(draw_table(["component", "op", "gives", "parameters"], rows, session, {3}))
+    for head, key in (("visual tokens", "visual_tokens"), ("sizes", "sizes")):
+        if facts := data.get(key):
+            lines = [session.style(head.upper(), bold=True), *_facts(facts)]
+            blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def short_number(value: int) -> str:
+    """Write a count with three significant digits: `7.06B`."""
+    for scale, letter in _SCALE:
+        if value >= scale:
+            number = value / scale
+            digits = 2 if number < 10 else 1 if number < 100 else 0
+            return f"{number:.{digits}f}{letter}"
+    return str(value)
+
+
+def _rows(components: Sequence[dict[str, Any]], session: Session) -> Iterator[list[str]]:
+    for component in components:
+        yield _row(component, session.style(component["name"], bold=True))
+        yield from _child_rows(component.get("children") or (), "", session)
+
+
+def _child_rows(
+    children: Sequence[dict[str, Any]], indent: str, session: Session
+) -> Iterator[list[str]]:
+    middle, last, bar = _BRANCHES[session.draws_unicode()]
+    for index, child in enumerate(children):
+        is_last = index == len(children) - 1
+        yield _row(child, indent + (last if is_last else middle) + child["name"])
+        deeper = indent + ("   " if is_last else bar)
+        yield from _child_rows(child.get("children") or (), deeper, session)
+
+
+def _row(component: dict[str, Any], name: str) -> list[str]:
+    parameters = component.get("parameters")
+    count = "" if parameters is None else short_number(parameters) if parameters else "-"
+    return [name, _text(component.get("op")), _text(component.get("output")), count]
+
+
+def _facts(facts: Any) -> Iterator[str]:
+    """Write named values, one line a group: the part of a name before its dot."""
+    if not isinstance(facts, dict):
+        yield f"  {_text(facts)}"
+        return
+    groups: dict[str, list[str]] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            groups[key] = [f"{name} {_text(inner)}" for name, inner in value.items()]
+        elif "." in key:
+            group, _, name = key.partition(".")
+            groups.setdefault(group, []).append(f"{name} {_text(value)}")
+        else:
+            groups[key] = [_text(value)]
+    width = max(map(len, groups), default=0) + _GAP
+    room = max((_room() or 100), width + 4 * _NARROWEST)
+    for group, parts in groups.items():
+        first = f"  {group:<{width}}"
+        yield textwrap.fill(
+            ", ".join(parts), room, initial_indent=first, subsequent_indent=" " * len(first)
+        )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value)
+
+
+def _room() -> int | None:
+    """Give the columns of the terminal; None in a pipe, where nothing is cut."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def _lines(cells: list[list[str]], room: int | None, right: set[int]) -> Iterator[str]:
+    widths = [max(_width(cell) for cell in column) for column in zip(*cells, strict=True)]
+    if room is not None:
+        _narrow(widths, room)
+    for row in cells:
+        fitted = [_fit(cell, widths[i], i in right) for i, cell in enumerate(row)]
+        yield (" " * _GAP).join(fitted).rstrip()
+
+
+def _narrow(widths: list[int], room: int) -> None:
+    """Take the missing columns from the widest ones."""
+    while sum(widths) + _GAP * (len(widths) - 1) > room and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+
+
+def _fit(cell: str, width: int, is_right: bool) -> str:
+    if _width(cell) > width:
+        cell = click.unstyle(cell)[: width - 3] + "..."
+    padding = " " * (width - _width(cell))
+    return padding + cell if is_right else cell + padding
+
+
+def _width(cell: str) -> int:
+    return len(click.unstyle(cell))
