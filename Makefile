@@ -10,6 +10,7 @@ LOCK := pyproject.toml constraints.txt
 
 .PHONY: help demo test lint format bench clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -29,18 +30,16 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench ## Measure: tests marked perf, one after another
-	$(BIN)/pytest -m perf -p no:xdist --benchmark-autosave $(ARGS)
+bench: $(VENV)/.bench ## Measure speed and memory, one thing after another
+	$(BIN)/pytest bench tests -m perf -p no:xdist $(ARGS)
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:
-	@test -n "$(PYTHON)" || { \
-		echo "vlmspec needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "vlmspec needs Python 3.11 or newer; $(PYTHON) is" `$(PYTHON) -V 2>&1` >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "vlmspec needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -53,4 +52,4 @@ $(VENV)/.test $(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: $(VENV)/.torch $(LOCK)
 	$(PIP) -e '.[$(patsubst $(VENV)/.%,%,$@)]'
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.test
+$(VENV)/.bench $(VENV)/.dev: $(VENV)/.test

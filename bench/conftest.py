@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 RESULTS = Path(__file__).resolve().parent / "results"
+FOUND = pytest.StashKey[dict[str, dict]]()
 
 
 @pytest.fixture(scope="session")
@@ -25,18 +26,24 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def results():
-    """A table that tests fill; it is stored and its ratios are printed at the end."""
+def results(pytestconfig: pytest.Config) -> dict[str, dict]:
+    """A table that tests fill; at the end it is stored and its ratios are printed."""
+    return pytestconfig.stash.setdefault(FOUND, {})
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Store what was measured, and print it."""
+    found = config.stash.get(FOUND, {})
+    if not found:
+        return
     import racing
 
-    found: dict[str, dict] = {}
-    yield found
     record = {**racing.circumstances(), "results": found}
     RESULTS.mkdir(exist_ok=True)
-    stamp = record["date"][:19].replace(":", "")
-    file = RESULTS / f"models-{stamp}.json"
+    file = RESULTS / f"models-{record['date'][:19].replace(':', '')}.json"
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"\n\n{table(found)}\n\nstored in {file.relative_to(RESULTS.parent.parent)}")
+    terminalreporter.write_line(f"\n{table(found)}\n")
+    terminalreporter.write_line(f"stored in {file.relative_to(RESULTS.parent.parent)}")
 
 
 def table(found: dict[str, dict]) -> str:

@@ -1,6 +1,6 @@
 """Emitted modules beside transformers (eager and sdpa), interleaved in one run.
 
-    pytest bench/test_models.py -s
+    pytest bench/test_models.py
 
 Prints ratios and stores them under bench/results/ with the commit, the versions and the machine.
 """

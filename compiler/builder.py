@@ -15,6 +15,10 @@ from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
 from vlmspec.diagnostics.model import Diagnostics, Span
 
 
+# A reader expects tensors first, then what says how to look at them.
+INPUT_RANK = {"cos": 1, "sin": 1, "attention_mask": 2, "position_ids": 2, "mask": 2, "cache": 3, "logits_to_keep": 4}
+
+
 class LoweringFailed(Exception):
     """The component cannot go on; what is wrong stands in the diagnostics."""
 
@@ -143,6 +147,7 @@ class GraphBuilder:
 
     def finish(self, *outputs: Value) -> Graph:
         owned = tuple(self.own(v) for v in outputs)
+        self.inputs.sort(key=lambda v: INPUT_RANK.get(v.name, 0))
         graph = Graph(
             self.name,
             tuple(self.inputs),

@@ -280,7 +280,8 @@ class Lowering:
         builder = self._builder(place)
         if place.part is not None and place.part.document.embed and x.type.dtype == "int":
             x = self._embed(place, x)
-        start = builder.input("x" if x.type.dtype == "float" else "ids", x.type)
+        source = next(iter(self.operands(place.name).values()))
+        start = builder.input(source if source in self.architecture.inputs else "x", x.type)
         builder.stream = start
         step = self._step(place, builder)
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)

@@ -55,6 +55,10 @@ class Setting:
         )
 
     @property
+    def map(self) -> Mapping[str, Any] | None:
+        return self.definition.map if isinstance(self.definition, FromConfig) else None
+
+    @property
     def default(self) -> Any:
         return self.definition.default if isinstance(self.definition, FromConfig) else self.definition
 
@@ -100,8 +104,9 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            default = setting.default
-            self.options[name] = ConfigKey(name, setting.paths, value, default, setting.span)
+            self.options[name] = ConfigKey(
+                name, setting.paths, value, setting.default, setting.map, setting.span
+            )
         return self.options[name].value
 
     def _resolve(self, setting: Setting) -> Dim:
@@ -120,7 +125,7 @@ class Settings:
             value = 1
         dim = self._settle(setting.name, value)
         self.keys[setting.name] = ConfigKey(
-            setting.name, setting.paths, value, default, setting.span
+            setting.name, setting.paths, value, default, span=setting.span
         )
         return dim
 
@@ -157,7 +162,7 @@ class Settings:
         return MISSING
 
     def _mapped(self, setting: Setting, found: Any, path: str) -> Any:
-        table = setting.definition.map
+        table = setting.map
         if table is None:
             return found
         key = str(found).lower() if isinstance(found, bool) or found is None else str(found)

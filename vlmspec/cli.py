@@ -33,8 +33,8 @@ COMMANDS = {
 
 EPILOG = """\b
 Examples:
-  vlmspec show llava
-  vlmspec compile llava --checkpoint path/to/checkpoint -o llava_model
+  vlmspec show model.yaml
+  vlmspec compile model.yaml --checkpoint path/to/checkpoint -o my_model
 """
 
 

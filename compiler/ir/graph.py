@@ -116,12 +116,14 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class ConfigKey:
-    """How a size or option is read from a checkpoint's config.json: the paths tried in order, then the default."""
+    """How a size or option is read from a checkpoint's config.json: the paths tried in order, then the default;
+    `map` says what the values found there mean."""
 
     name: str
     paths: tuple[str, ...]
     value: Any
     default: Any
+    map: Mapping[str, Any] | None = None
     span: Span | None = field(default=None, compare=False)
 
 

@@ -12,16 +12,19 @@ DTYPES = ("float", "int", "bool")
 class TensorType:
     """A tensor: symbolic shape, kind of number, and the model inputs without which it does not exist.
 
-    `float` stands for the dtype that the model runs in; `optional` names model inputs that may be absent.
+    `float` stands for the dtype that the model runs in; `optional` names model inputs that may be absent. A `nullable`
+    value may be None, and those that read it know.
     """
 
     shape: tuple[Dim, ...]
     dtype: str = "float"
     optional: frozenset[str] = frozenset()
+    nullable: bool = False
 
     def __str__(self) -> str:
         text = f"{self.dtype}[{', '.join(map(str, self.shape))}]"
-        return text + "".join(f"?{name}" for name in sorted(self.optional))
+        text += "".join(f"?{name}" for name in sorted(self.optional))
+        return text + ("|none" if self.nullable else "")
 
     @property
     def width(self) -> Dim:

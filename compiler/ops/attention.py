@@ -1,6 +1,6 @@
 """Self-attention: projections, rotary positions, masks, the attention itself."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
@@ -81,7 +81,11 @@ CAUSAL_MASK = Op(
     "causal_mask",
     "Which keys each query may see, or None where plain causality says it all.",
     infer=lambda ops: (
-        TensorType((Dim.sym("batch"), Dim.const(1), Dim.sym("tokens"), Dim.sym("keys")), "bool"),
+        TensorType(
+            (Dim.sym("batch"), Dim.const(1), Dim.sym("tokens"), Dim.sym("keys")),
+            "bool",
+            nullable=True,
+        ),
     ),
     emit=lambda node, scope: call(
         scope.helper("causal_mask"),
@@ -294,7 +298,8 @@ def _lower_attention(b, x, args: AttentionArgs):
     h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
-    return add_linear(b, h, width, bias=bias, role="out", name="out")
+    inner = width if args.head_dim is None else None
+    return add_linear(b, h, width, bias=bias, role="out", name="out", width=inner)
 
 
 ATTENTION_STEP = StepKind(
@@ -321,8 +326,9 @@ def model_input(component, name: str):
     while root.parent is not None:
         root = root.parent
     if name not in root.ambient:
-        keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int")
-        kinds = {"attention_mask": keys, "position_ids": INT_TOKENS, "cache": StateType("cache")}
+        keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
+        ids = replace(INT_TOKENS, nullable=True)
+        kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
         root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
     return root.ambient[name]
 

@@ -67,9 +67,11 @@ class LinearArgs(Args):
     tie: bool = False
 
 
-def add_linear(b, x, out: Dim, *, bias: bool, role: str, name: str):
-    """Declare a linear module under `role`'s checkpoint name, and apply it."""
-    attrs = LinearAttrs(x.type.width, out, bias)
+def add_linear(
+    b, x, out: Dim, *, bias: bool, role: str, name: str, width: Dim | None = None
+):
+    """Declare a linear module under `role`'s checkpoint name, and apply it; `width` is another name of x's."""
+    attrs = LinearAttrs(x.type.width if width is None else width, out, bias)
     module = b.module("linear", attrs, role, linear_shapes(attrs), name)
     return b.node("linear", {"x": x}, module=module)
 

@@ -1,1 +1,1 @@
-"""The passes: functions from program to program."""
+"""Passes over programs, one file each; their order stands in `vlmspec.compiler.pipeline`."""

@@ -303,9 +303,9 @@ def test_warpers_equal_those_of_transformers(top_k, top_p):
     want = TopPLogitsWarper(top_p)(None, want)
     seen = torch.zeros(64, 40, dtype=torch.bool)
     draws = torch.Generator().manual_seed(0)
-    for _ in range(3000):
+    for _ in range(1500):
         tokens = generation._sample(0.7, top_k, top_p, draws, logits)
         seen[torch.arange(64), tokens] = True
-    likely = want.softmax(-1) > 0.005
+    likely = want.softmax(-1) > 0.01
     assert (seen <= want.isfinite()).all()
     assert (seen >= likely).all()

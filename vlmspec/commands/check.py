@@ -9,8 +9,8 @@ from vlmspec.commands.session import Session
 
 EPILOG = """\b
 Examples:
-  vlmspec check my.yaml
-  vlmspec check my.yaml --checkpoint path/to/checkpoint --format github
+  vlmspec check model.yaml
+  vlmspec check model.yaml --checkpoint path/to/checkpoint --format github
 """
 
 
@@ -22,7 +22,7 @@ Examples:
 def command(session: Session, spec: str, **options: Any) -> None:
     """Report every fault of a spec.
 
-    SPEC is a file, the name of a shipped spec, or - for standard input. All faults are reported at
+    SPEC is a file or the name of a shipped spec. All faults are reported at
     once, each with its place, its reason and its mend; nothing is written. With --checkpoint the
     names and shapes of all tensors are compared too.
     """

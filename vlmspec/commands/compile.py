@@ -11,8 +11,8 @@ from vlmspec.commands.session import Session
 
 EPILOG = """\b
 Examples:
-  vlmspec compile llava
-  vlmspec compile my.yaml --set text.num_layers=4 --target cuda:sm90 -o build/my_model
+  vlmspec compile model.yaml
+  vlmspec compile model.yaml --set text.num_layers=4 --target cuda:sm90 -o build/my_model
 """
 
 
@@ -25,7 +25,7 @@ Examples:
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder of the package.  [default: the spec's name]",
+    help="The folder of the package.  [default: build/NAME]",
 )
 @click.option(
     "--dump-ir",
@@ -40,7 +40,7 @@ Examples:
 def command(session: Session, spec: str, **options: Any) -> None:
     """Write the torch package of a spec.
 
-    SPEC is a file, the name of a shipped spec, or - for standard input. The package needs torch
+    SPEC is a file or the name of a shipped spec. The package needs torch
     and nothing of vlmspec. An earlier package is replaced in one step, or left alone if nothing
     changed.
     """

@@ -11,7 +11,7 @@ from vlmspec.commands.session import Session
 EPILOG = """\b
 Examples:
   vlmspec explain VS101
-  vlmspec explain llava --target cuda:sm90 --dtype bfloat16
+  vlmspec explain model.yaml --target cuda:sm90 --dtype bfloat16
 """
 
 

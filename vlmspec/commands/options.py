@@ -28,7 +28,7 @@ def shipped_names() -> list[str]:
 
 
 class SpecType(click.ParamType):
-    """A file, the name of a shipped spec, or `-` for standard input."""
+    """A file, or the name of a shipped spec."""
 
     name = "spec"
 
@@ -129,23 +129,14 @@ def output_options(command: Command) -> Command:
             callback=_keep("color"),
             help="When to use colours.  [default: auto]",
         ),
-        click.option(
-            "-q",
-            "--quiet",
-            is_flag=True,
-            expose_value=False,
-            callback=_keep("verbosity", {True: -1}),
-            help="Write no warnings and no summary.",
-        ),
-        click.option(
-            "-v",
-            "--verbose",
-            is_flag=True,
-            expose_value=False,
-            callback=_keep("verbosity", {True: 1}),
-            help="Write details of what is done.",
-        ),
+        _verbosity_flag("-q", "--quiet", -1, "Write no warnings and no summary."),
+        _verbosity_flag("-v", "--verbose", 1, "Write details of what is done."),
     )
+
+
+def _verbosity_flag(short: str, long: str, level: int, help: str) -> Decorator:
+    keep = _keep("verbosity", {True: level})
+    return click.option(short, long, is_flag=True, expose_value=False, callback=keep, help=help)
 
 
 def _apply(command: Command, *options: Decorator) -> Command:

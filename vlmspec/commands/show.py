@@ -9,8 +9,8 @@ from vlmspec.commands.session import Session
 
 EPILOG = """\b
 Examples:
-  vlmspec show llava
-  vlmspec show llava --variant 13b --json
+  vlmspec show model.yaml
+  vlmspec show model.yaml --variant tiny --json
 """
 
 
@@ -22,7 +22,7 @@ Examples:
 def command(session: Session, spec: str, **options: Any) -> None:
     """Draw the components of a spec and their sizes.
 
-    SPEC is a file, the name of a shipped spec, or - for standard input. Shows what each component
+    SPEC is a file or the name of a shipped spec. Shows what each component
     takes and gives, its parameters, and how many visual tokens an image becomes.
     """
     from vlmspec import api

@@ -11,8 +11,8 @@ from vlmspec.commands.session import Session
 
 EPILOG = """\b
 Examples:
-  vlmspec verify llava path/to/checkpoint
-  vlmspec verify my.yaml path/to/checkpoint --dtype float32 --json
+  vlmspec verify model.yaml path/to/checkpoint
+  vlmspec verify model.yaml path/to/checkpoint --dtype float32 --json
 """
 
 

@@ -297,8 +297,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     token = f"{os.getpid()}-{secrets.token_hex(4)}"
     new = folder.with_name(f".{folder.name}.tmp-{token}")
     old = folder.with_name(f".{folder.name}.old-{token}")
-    os.mkdir(new)
     try:
+        os.mkdir(new)
         yield new
         if folder.exists():
             _carry_over(folder, new)

@@ -1,0 +1,155 @@
+"""The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
+
+from typing import Any
+
+from vlmspec.compiler.emit.names import config_class
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import ConfigKey, Program
+
+
+class ConfigEmitter:
+    """Writes `Config` and the config of each component that has sizes."""
+
+    def __init__(self, program: Program, used: frozenset[str], model_types: dict[str, str]):
+        self.keys = [key for key in program.keys if key.name in self._closure(program, used)]
+        self.options = [key for key in program.options if key.paths]
+        self.model_types = model_types
+        names = dict.fromkeys(key.name.split(".")[0] for key in self.keys if "." in key.name)
+        self.components = list(names)
+
+    def _closure(self, program: Program, used: frozenset[str]) -> set[str]:
+        """The used sizes, and those that the defaults of used ones mention."""
+        found = set(used)
+        for key in reversed(program.keys):
+            if key.name in found and isinstance(key.default, Dim):
+                found |= key.default.symbols()
+        return found
+
+    def own(self, component: str) -> list[ConfigKey]:
+        """The keys of one component; of the model itself for an empty name."""
+        return [k for k in self.keys if k.name.rpartition(".")[0] == component]
+
+    def component(self, name: str, title: str) -> list[str]:
+        """The config class of a component."""
+        cls = config_class(name)
+        lines = ["@dataclass(frozen=True)", f"class {cls}:", f'    """Sizes of {title}."""', ""]
+        lines += [self._field(key) for key in self.own(name)]
+        lines += ["", "    @classmethod", f'    def from_json(cls, data: dict) -> "{cls}":']
+        lines += ['        """Read the sizes from a checkpoint\'s config.json."""']
+        lines += self._reads(name)
+        lines += ["        return cls("]
+        lines += [f"            {_short(key)}={_short(key)}," for key in self.own(name)]
+        return [*lines, "        )"]
+
+    def whole(self, title: str) -> list[str]:
+        """The config class of the model."""
+        lines = ["@dataclass(frozen=True)", "class Config:", f'    """Sizes of {title}."""', ""]
+        for name in self.components:
+            cls = config_class(name)
+            lines.append(f"    {name}: {cls} = field(default_factory={cls})")
+        lines += [self._field(key) for key in self.own("")]
+        lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
+        lines += ['        """Read the sizes from a checkpoint\'s config.json.', "", "        Raises:"]
+        lines += ["            ValueError: when the checkpoint needs other code than this package has."]
+        lines += ['        """']
+        for key in self.options:
+            accepted = ", ".join(repr(v) for v in _raw_values(key, key.value))
+            default = _raw_values(key, key.default)[0]
+            lines += _call("check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], "")
+        lines += self._reads("")
+        lines.append("        return cls(")
+        for name in self.components:
+            lines.append(f"            {name}={config_class(name)}.from_json(data),")
+        lines += [f"            {_short(key)}={_short(key)}," for key in self.own("")]
+        return [*lines, "        )", "", *self._to_json()]
+
+    def _field(self, key: ConfigKey) -> str:
+        kind = "float" if isinstance(key.value, float) else "int"
+        return f"    {_short(key)}: {kind} = {key.value!r}"
+
+    def _reads(self, component: str) -> list[str]:
+        """`name = read_size(…)` for every size, each after those that its default mentions."""
+        lines: list[str] = []
+        done: set[str] = set()
+        waiting = self.own(component)
+        while waiting:
+            for key in waiting:
+                needs = key.default.symbols() if isinstance(key.default, Dim) else frozenset()
+                if all(n in done or n.rpartition(".")[0] != component for n in needs):
+                    lines += self._read(key)
+                    done.add(key.name)
+                    waiting = [k for k in waiting if k is not key]
+                    break
+            else:
+                raise AssertionError("defaults define each other")
+        return lines
+
+    def _read(self, key: ConfigKey) -> list[str]:
+        default = key.default
+        if isinstance(default, Dim):
+            text = default.render(lambda name: name.rpartition(".")[2])
+        else:
+            text = repr(default)
+        if not key.paths:
+            return [f"        {_short(key)} = {text}"]
+        return _call("read_size", ["data", _paths(key), text], f"{_short(key)} = ")
+
+    def _to_json(self) -> list[str]:
+        tree: dict[str, Any] = {}
+        for path, value in self.model_types.items():
+            _plant(tree, path, repr(value))
+        for key in self.options:
+            _plant(tree, key.paths[0], repr(_raw_values(key, key.value)[0]))
+        for key in self.keys:
+            if key.paths:
+                _plant(tree, key.paths[0], f"self.{key.name}")
+        lines = ["    def to_json(self) -> dict:", '        """The config.json of a checkpoint of these sizes."""']
+        return [*lines, *_dict_lines(tree, "        return ", 8)]
+
+
+def _short(key: ConfigKey) -> str:
+    return key.name.rpartition(".")[2]
+
+
+def _paths(key: ConfigKey) -> str:
+    return repr(tuple(key.paths)) if len(key.paths) > 1 else f"({_quoted(key.paths[0])},)"
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def _call(fn: str, arguments: list[str], head: str) -> list[str]:
+    from vlmspec.compiler.emit.expr import wrap
+
+    arguments = [a.replace("'", '"') for a in arguments]
+    flat = f"        {head}{fn}({', '.join(arguments)})"
+    return [flat] if len(flat) <= 100 else wrap(f"        {head}{fn}", arguments, 8)
+
+
+def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
+    """What config.json may say to mean `value`."""
+    if not key.map:
+        return [value]
+    table = {"true": True, "false": False, "none": None}
+    found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
+    return found or [value]
+
+
+def _plant(tree: dict[str, Any], path: str, value: str) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
+    pad = " " * indent
+    lines = [f"{head}{{"]
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += _dict_lines(value, f'{pad}    "{key}": ', indent + 4)
+            lines[-1] += ","
+        else:
+            lines.append(f'{pad}    "{key}": {value},'.replace("'", '"'))
+    return [*lines, f"{pad}}}"]

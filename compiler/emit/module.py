@@ -1,0 +1,143 @@
+"""The classes of the emitted package: one for each graph, innermost first."""
+
+from vlmspec.compiler.emit.expr import Call, call, statement, wrap
+from vlmspec.compiler.emit.names import ConfigUse, config_class
+from vlmspec.compiler.emit.scope import Scope
+from vlmspec.compiler.ir.graph import Graph, Module, Program, Value
+from vlmspec.compiler.ir.types import StateType, TensorType
+from vlmspec.compiler.ops import MODULE_KINDS, OPS
+
+ANNOTATIONS = {"cache": "Cache | None", "kv": "KVCache | None", "host_int": "int"}
+
+
+class ModuleEmitter:
+    """Writes the classes of one program."""
+
+    def __init__(self, program: Program, classes: dict[str, str]):
+        self.program = program
+        self.classes = classes
+        self.configs = ConfigUse(program)
+        self.helpers: set[str] = set()
+
+    def order(self) -> list[str]:
+        """Graphs, each after those that it contains; the entry last."""
+        found: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for module in self.program.graphs[name].modules:
+                for child in module.graphs:
+                    visit(child)
+            found[name] = None
+
+        visit(self.program.entry)
+        return list(found)
+
+    def emit_class(self, name: str) -> list[str]:
+        """The source lines of the class of graph `name`."""
+        graph = self.program.graphs[name]
+        body, scope = self._forward(graph)
+        lines = [f"class {self.classes[name]}(nn.Module):", *self._docstring(graph), ""]
+        if graph.span is not None:
+            lines.append(f"    # spec: {graph.name} ({graph.span.source.name}:{graph.span.line})")
+        lines += self._init(graph, scope.uses_config)
+        signature = self.signature(graph)
+        lines += ["", *signature, *body]
+        return lines
+
+    def _docstring(self, graph: Graph) -> list[str]:
+        text = graph.doc.rstrip(".") + "."
+        if "." in graph.name:
+            return [f'    """{text}"""']
+        shapes = [f"{v.name}: {self.shape(v)}" for v in graph.inputs if _is_data(v)]
+        result = self.shape(graph.outputs[0])
+        lines = [f'    """{text}', "", "    Shapes:"]
+        lines += [f"        {line}" for line in shapes]
+        return [*lines, f"        returns: {result}", '    """']
+
+    def shape(self, value: Value) -> str:
+        """A shape for a reader: sizes of the graph's own component without its name."""
+        assert isinstance(value.type, TensorType)
+        return f"[{', '.join(str(d) for d in value.type.shape)}]"
+
+    # ---------------------------------------------------------------------------------------- init
+
+    def _init(self, graph: Graph, keep_config: bool) -> list[str]:
+        owner = self.configs.owner[graph.name]
+        lines = [f"    def __init__(self, config: {config_class(owner)}):", "        super().__init__()"]
+        if keep_config:
+            lines.append("        self.config = config")
+        scope = Scope(graph, self.configs, OPS, self.helpers, root="config")
+        for module in graph.modules:
+            lines += self._construct(graph, module, scope)
+        return lines
+
+    def _construct(self, graph: Graph, module: Module, scope: Scope) -> list[str]:
+        target = f"self.{module.name}"
+        if module.kind in ("graph", "repeat"):
+            child = module.graphs[0]
+            config = self.configs.hand_down(graph.name, child, "config")
+            made = f"{self.classes[child]}({config})"
+            if module.kind == "graph":
+                return [f"        {target} = {made}"]
+            count = scope.dim(module.attrs.count)
+            expr: Call = call("nn.ModuleList", f"{made} for _ in range({count})")
+            return statement(target, expr, 8)
+        lines = statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)
+        if any(p.tied for p in module.params):
+            lines[-1] += "  # weight shared: see the model's __init__"
+        return lines
+
+    # ------------------------------------------------------------------------------------- forward
+
+    def signature(self, graph: Graph, entry: bool = False) -> list[str]:
+        """The `def forward` of a graph's class."""
+        arguments = ["self", *(self._argument(v, entry) for v in graph.inputs)]
+        result = "Output" if entry else _annotation(graph.outputs[0])
+        flat = f"    def forward({', '.join(arguments)}) -> {result}:"
+        return [flat] if len(flat) <= 100 else wrap("    def forward", arguments, 4, f" -> {result}:")
+
+    def _argument(self, value: Value, entry: bool) -> str:
+        text = f"{value.name}: {_annotation(value)}"
+        optional = bool(value.type.optional) or "None" in text
+        if entry and isinstance(value.type, StateType) and value.type.kind == "host_int":
+            return f"{text} = 0"
+        return f"{text} = None" if entry and optional else text
+
+    def _forward(self, graph: Graph) -> tuple[list[str], Scope]:
+        scope = Scope(graph, self.configs, OPS, self.helpers)
+        scope.start()
+        for index in range(len(graph.nodes)):
+            scope.emit(index)
+        scope.finish()
+        return scope.lines, scope
+
+    def entry_forward(self, outputs: dict[str, Value]) -> tuple[list[str], Scope]:
+        """The forward of the whole model: what depends on an optional input stands under one `if`."""
+        graph = self.program.graphs[self.program.entry]
+        scope = Scope(graph, self.configs, OPS, self.helpers, inline=False)
+        scope.start()
+        guard: frozenset[str] = frozenset()
+        for index, node in enumerate(graph.nodes):
+            needed = frozenset().union(*(v.type.optional for _, v in node.inputs))
+            if needed != guard:
+                scope.indent = 8
+                if needed:
+                    test = " and ".join(f"{name} is not None" for name in sorted(needed))
+                    scope.block(f"if {test}:")
+                    scope.indent = 12
+                guard = needed
+            scope.emit(index)
+        scope.indent = 8
+        given = ", ".join(f"{name}={scope.use(v).flat()}" for name, v in outputs.items())
+        scope.block(f"return Output({given})")
+        return scope.lines, scope
+
+
+def _is_data(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and not value.type.nullable
+
+
+def _annotation(value: Value) -> str:
+    if isinstance(value.type, StateType):
+        return ANNOTATIONS[value.type.kind]
+    return "Tensor | None" if value.type.nullable or value.type.optional else "Tensor"

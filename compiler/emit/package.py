@@ -1,0 +1,306 @@
+"""An emitted package: its files, from a program after all passes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmspec.compiler.emit import runtime
+from vlmspec.compiler.emit.config import ConfigEmitter
+from vlmspec.compiler.emit.expr import call, statement
+from vlmspec.compiler.emit.library import functional_source
+from vlmspec.compiler.emit.module import ModuleEmitter
+from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
+from vlmspec.compiler.emit.weights import WeightEmitter
+from vlmspec.compiler.ir.graph import Graph, Program
+from vlmspec.compiler.ir.types import StateType, TensorType
+
+RUNTIME = ("checkpoint", "configuration", "generation", "storage")
+LEGEND = (
+    "B batch, T tokens of the query, S tokens of keys and values, H query heads, G key and value heads, ",
+    "E head dimension",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the emitted files say of where they come from."""
+
+    version: str
+    spec_name: str
+    spec_hash: str
+    command: str
+    title: str
+    paper: str | None
+    kinds: Mapping[str, str]
+    titles: Mapping[str, str]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    reference: Mapping[str, str] = field(default_factory=dict)
+    model_types: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PackageEmitter:
+    """Writes the files of one package."""
+
+    def __init__(self, program: Program, description: Description):
+        self.program = program
+        self.about = description
+        self.classes = class_names(program, description.kinds)
+        self.modules = ModuleEmitter(program, self.classes)
+        self.configs = ConfigEmitter(program, used_sizes(program), dict(description.model_types))
+        self.weights = WeightEmitter(program, self.modules.configs)
+        self.name = identifier(program.name)
+
+    def files(self) -> dict[str, str]:
+        """Every file of the package, the manifest included."""
+        modeling = self._modeling()
+        header = self._header("Functions that the modules are made of.")
+        found = {
+            "__init__.py": self._init(),
+            "modeling.py": modeling,
+            "functional.py": functional_source(self.modules.helpers, header),
+        }
+        for name in RUNTIME:
+            found[f"{name}.py"] = _runtime_source(name)
+        return found | {"manifest.json": self._manifest(found)}
+
+    # ------------------------------------------------------------------------------------ modeling
+
+    def _modeling(self) -> str:
+        classes: list[list[str]] = []
+        for name in self.configs.components:
+            classes.append(self.configs.component(name, self._title(name)))
+        classes.append(self.configs.whole(self.about.title.split(":")[0]))
+        bodies = [self.modules.emit_class(g) for g in self.modules.order() if g != self.program.entry]
+        weights = self.weights.emit()
+        entry = self._entry()
+        blocks = [*classes, *bodies, weights, entry]
+        text = "\n\n\n".join("\n".join(block) for block in blocks)
+        return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
+
+    def _title(self, component: str) -> str:
+        title = self.about.titles.get(component, component).rstrip(".")
+        return f"the {title}" if title else component
+
+    def _about_text(self) -> str:
+        paper = f" ({self.about.paper})" if self.about.paper else ""
+        return f"{self.about.title}{paper}."
+
+    def _header(self, first: str) -> str:
+        lines = [
+            f'"""{first}',
+            "",
+            f"Written by vlmspec {self.about.version} from {self.about.spec_name} "
+            f"(sha256 {self.about.spec_hash[:16]}).",
+            f"To write it again: {self.about.command}",
+            "",
+            "Shapes: B batch, T query tokens, S key tokens, H query heads, G key/value heads, "
+            "E head dimension.",
+            '"""',
+            "",
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _imports(self, text: str) -> str:
+        lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}", ""]
+        if "torch." in text:
+            lines.append("import torch")
+        if "F." in text:
+            lines.append("import torch.nn.functional as F")
+        lines += ["from torch import Tensor, nn", ""]
+        checkpoint = ["CheckpointMixin", *sorted(self.weights.used), "Entry"]
+        lines.append(_import("checkpoint", sorted(checkpoint)))
+        reading = [n for n in ("check_choice", "read_size") if f"{n}(" in text]
+        if reading:
+            lines.append(_import("configuration", reading))
+        if self.modules.helpers:
+            lines.append(_import("functional", sorted(self.modules.helpers)))
+        made = [n for n in ("Cache", "GenerationMixin", "KVCache", "Output") if _mentions(text, n)]
+        lines.append(_import("generation", made))
+        return "\n".join(lines)
+
+    # --------------------------------------------------------------------------------------- entry
+
+    def _entry(self) -> list[str]:
+        graph = self.program.graphs[self.program.entry]
+        cached = any(v.type == StateType("cache") for v in graph.inputs)
+        bases = ["CheckpointMixin", *(["GenerationMixin"] if cached else []), "nn.Module"]
+        lines = [f"class {self.classes[self.program.entry]}({', '.join(bases)}):"]
+        lines += self._entry_docstring(graph)
+        lines += ["", "    config_class = Config", "    weight_map = staticmethod(weight_map)"]
+        if self.program.alternates:
+            lines += self._alternates()
+        lines += ["", "    def __init__(self, config: Config | None = None):"]
+        lines += ["        super().__init__()", "        config = config or Config()"]
+        lines += self.modules._init(graph, True)[2:]
+        lines += self._ties()
+        outputs = dict(zip(self.about.outputs, graph.outputs, strict=True))
+        body, _ = self.modules.entry_forward(outputs)
+        lines += ["", *self.modules.signature(graph, entry=True), *self._forward_docstring(graph), *body]
+        return lines + (self._new_cache() if cached else [])
+
+    def _alternates(self) -> list[str]:
+        groups = [", ".join(f'"{name}."' for name in group) for group in self.program.alternates]
+        flat = f"    alternates = ({', '.join(f'({g})' for g in groups)},)"
+        if len(flat) <= 100:
+            return [flat]
+        return ["    alternates = (", *(f"        ({g})," for g in groups), "    )"]
+
+    def _entry_docstring(self, graph: Graph) -> list[str]:
+        first = f'    """{self.about.title}.'
+        return [first + '"""']
+
+    def _forward_docstring(self, graph: Graph) -> list[str]:
+        """The arguments of the model's forward, with their shapes."""
+        about = {
+            "attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
+            "position_ids": "positions of the tokens; counted on from the cache if not given",
+            "cache": "keys and values of earlier tokens; this call's are added to it",
+            "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
+            **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
+            **{n: "images, as the processor gives them" for n, k in self.about.inputs.items() if k == "image"},
+        }
+        lines = ['        """Run the model.', "", "        Args:"]
+        for value in graph.inputs:
+            shape = f" {self.modules.shape(value)}" if isinstance(value.type, TensorType) else ""
+            text = f"            {value.name}: {about[value.name]}{shape}."
+            lines += _fill(text, 16)
+        return [*lines, '        """']
+
+    def _ties(self) -> list[str]:
+        found = []
+        for path, _, module in self.program.walk():
+            for param in module.params:
+                if param.tied:
+                    found.append(f"        self.{path}.{param.name} = self.{param.tied}")
+        return found
+
+    def _new_cache(self) -> list[str]:
+        """The method that allocates the state of every layer that decodes with one."""
+        lines = ["", "    def new_cache(", "        self,", "        batch_size: int,"]
+        lines += ["        max_length: int,", "        dtype: torch.dtype | None = None,"]
+        lines += ["        device: torch.device | str | None = None,", "    ) -> Cache:"]
+        lines += ['        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""']
+        lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
+        for count, heads, width in self._cached_layers():
+            made = call(
+                "KVCache", "batch_size", heads, "max_length", width, dtype="dtype", device="device"
+            )
+            lines += [f"        for _ in range({count}):"]
+            lines += statement("layer", made, 12)
+            lines += ["            layers.append(layer)"]
+        return [*lines, "        return Cache(layers)"]
+
+    def _cached_layers(self) -> list[tuple[str, str, str]]:
+        """For every repeated graph with a cached attention: how often, its key heads, their width."""
+        reach = lambda name: self.modules.configs.reach(self.program.entry, name, "self.config")  # noqa: E731
+        found = []
+        for _, _, module in self.program.walk():
+            if module.kind != "repeat":
+                continue
+            for node in _nodes_under(self.program, module.graphs[0]):
+                if node.op == "attention" and node.get("cache") is not None:
+                    heads, width = node["k"].type.shape[-2:]
+                    sizes = (module.attrs.count, heads, width)
+                    found.append(tuple(size.render(reach) for size in sizes))
+        return found
+
+    # ---------------------------------------------------------------------------------- other files
+
+    def _init(self) -> str:
+        name = self.classes[self.program.entry]
+        exported = sorted({name, "Config", "Model"})
+        listed = ", ".join(f'"{n}"' for n in exported)
+        text = [
+            f'"""{self._about_text()}"""',
+            "",
+            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",
+            "",
+            f"Model = {name}",
+            "",
+            f'__all__ = [{listed}, "weight_map"]',
+            "",
+        ]
+        return "\n".join(text)
+
+    def _manifest(self, files: Mapping[str, str]) -> str:
+        graph = self.program.graphs[self.program.entry]
+        shapes = {v.name: v.type.shape for v in graph.inputs if isinstance(v.type, TensorType)}
+        data = {
+            "generator": "vlmspec",
+            "version": self.about.version,
+            "name": self.program.name,
+            "package": self.name,
+            "spec": self.about.spec_name,
+            "spec_sha256": self.about.spec_hash,
+            "options": dict(self.about.options),
+            "inputs": {
+                name: {"kind": kind, "shape": [_number(d) for d in shapes[name]]}
+                for name, kind in self.about.inputs.items()
+            },
+            "outputs": dict(self.about.outputs),
+            "reference": dict(self.about.reference),
+            "files": {
+                name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())
+            },
+        }
+        return json.dumps(data, indent=2) + "\n"
+
+
+def _number(dim: Any) -> int | str:
+    value = dim.as_int()
+    return str(dim) if value is None else value
+
+
+def _nodes_under(program: Program, graph: str):
+    owner = program.graphs[graph]
+    yield from owner.nodes
+    for module in owner.modules:
+        for child in module.graphs:
+            yield from _nodes_under(program, child)
+
+
+def _mentions(text: str, name: str) -> bool:
+    return any(f"{before}{name}{after}" in text for before in " ([|" for after in " ,()[]:")
+
+
+def _isort(name: str) -> tuple[int, str]:
+    """The order in which the linter wants imported names: constants, classes, functions."""
+    return (0 if name.isupper() else 1 if name[:1].isupper() else 2, name)
+
+
+def _import(module: str, names: list[str]) -> str:
+    names = sorted(names, key=_isort)
+    flat = f"from .{module} import {', '.join(names)}"
+    if len(flat) <= 100:
+        return flat
+    return f"from .{module} import (\n" + "".join(f"    {n},\n" for n in names) + ")"
+
+
+def _fill(text: str, indent: int) -> list[str]:
+    """Break a long docstring line."""
+    lines, pad = [], " " * indent
+    while len(text) > 100:
+        cut = text.rfind(" ", 0, 100)
+        lines.append(text[:cut])
+        text = pad + text[cut + 1 :]
+    return [*lines, text]
+
+
+def _runtime_source(name: str) -> str:
+    folder = Path(str(runtime.__file__)).parent
+    source = (folder / f"{name}.py").read_text(encoding="utf-8")
+    return source
+
+
+def emit_package(program: Program, description: Description) -> dict[str, str]:
+    """Write every file of the package of a program."""
+    return PackageEmitter(program, description).files()
+
+
+__all__ = ["Description", "camel", "emit_package", "identifier"]

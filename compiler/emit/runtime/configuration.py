@@ -1,0 +1,47 @@
+"""Reads sizes from a checkpoint's config.json, and refuses a checkpoint that needs other code."""
+
+from typing import Any
+
+MISSING = object()
+
+
+def lookup(data: dict, path: str) -> Any:
+    """Return the value at a dotted path of nested dictionaries, or MISSING."""
+    value: Any = data
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return MISSING
+        value = value[part]
+    return value
+
+
+def read_size(data: dict, paths: tuple[str, ...], default: int | float) -> Any:
+    """Return the first number found at `paths`, else the default.
+
+    Raises:
+        ValueError: when something else than a number stands there.
+    """
+    for path in paths:
+        value = lookup(data, path)
+        if value is MISSING or value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"config.json: `{path}` is {value!r}, not a number")
+        if value < 0 or (isinstance(default, int) and value != int(value)):
+            raise ValueError(f"config.json: `{path}` is {value!r}, which is not a size")
+        return type(default)(value)
+    return default
+
+
+def check_choice(data: dict, paths: tuple[str, ...], accepted: tuple, default: Any) -> None:
+    """Refuse a checkpoint whose choice at `paths` is not the one that this package was compiled for.
+
+    Raises:
+        ValueError: naming both choices.
+    """
+    found = next((v for path in paths if (v := lookup(data, path)) is not MISSING), default)
+    if found not in accepted:
+        raise ValueError(
+            f"config.json: `{paths[0]}` is {found!r}, and this package was compiled for "
+            f"{accepted[0]!r}; compile it again with --checkpoint"
+        )

@@ -1,0 +1,195 @@
+"""The forward of one graph: statements in order, variables by the values' names, short expressions in place."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vlmspec.compiler.emit.expr import WIDTH, Atom, Expr, atom, statement
+from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Graph, Node, Value
+from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ops.registry import Op
+
+MAX_DEPTH = 4
+
+
+@dataclass(slots=True)
+class Scope:
+    """What an op's `emit` works with; collects the lines of a forward."""
+
+    graph: Graph
+    configs: ConfigUse
+    ops: dict[str, Op]
+    helpers: set[str]
+    root: str = "self.config"
+    inline: bool = True
+    indent: int = 8
+    lines: list[str] = field(default_factory=list)
+    names: dict[Value, str] = field(default_factory=dict)
+    holders: dict[str, Value] = field(default_factory=dict)
+    pending: dict[Value, Expr] = field(default_factory=dict)
+    last_use: dict[Value, int] = field(default_factory=dict)
+    uses_config: bool = False
+    note: str = ""
+
+    # ------------------------------------------------------------------------- what `emit` may ask
+
+    def use(self, value: Value) -> Expr:
+        """The expression that stands for a value."""
+        return self.pending.get(value) or Atom(self.names[value])
+
+    def module(self, node: Node) -> str:
+        return f"self.{node.module}"
+
+    def helper(self, name: str) -> str:
+        """Name of a function of the kernel library, which the package will contain."""
+        self.helpers.add(name)
+        return name
+
+    def dim(self, dim: Dim) -> str:
+        """A dimension, in the names of the config."""
+        self.uses_config |= bool(dim.symbols())
+        return dim.render(lambda name: self.configs.reach(self.graph.name, name, self.root))
+
+    def scalar(self, scalar: Scalar) -> str:
+        if scalar.name is None:
+            return repr(scalar.value)
+        self.uses_config = True
+        return self.configs.reach(self.graph.name, scalar.name, self.root)
+
+    def atom(self, text: str) -> Expr:
+        return atom(text)
+
+    def comment(self, text: str) -> None:
+        """Put a comment after the next statement."""
+        self.note = text
+
+    def line(self, target: str, expr: Expr, indent: int = 0) -> None:
+        """Write an assignment before the node's own."""
+        self.lines += statement(target, expr, self.indent + indent)
+
+    def block(self, head: str) -> None:
+        self.lines.append(" " * self.indent + head)
+
+    def span(self, node: Node) -> str:
+        """The slice of a repeated module that runs, as source text; empty for all of it."""
+        count = self.graph.module(node.module or "").attrs.count
+        start, stop = node.attrs.start, node.attrs.stop
+        first = "" if start == Dim.const(0) else self.dim(start)
+        short = (count - stop).as_int()
+        if short == 0:
+            last = ""
+        else:
+            last = f"-{short}" if short else self.dim(stop)
+        if not first and not last:
+            return ""
+        return f"[{first + ' ' if first else ''}:{' ' + last if last and not last[1:].isdigit() else last}]"
+
+    # ------------------------------------------------------------------------------------- writing
+
+    def start(self) -> None:
+        """Name the inputs, and find out where each value is read last."""
+        for value in self.graph.inputs:
+            self.names[value] = value.name
+            self.holders[value.name] = value
+        place: dict[int, int] = {}
+        for index in reversed(range(len(self.graph.nodes))):
+            node = self.graph.nodes[index]
+            readers = [i for i, n in enumerate(self.graph.nodes) if self._reads(n, node.outputs)]
+            inlined = self._may_inline(node) and len(readers) == 1
+            place[index] = place[readers[0]] if inlined else index
+        for index, node in enumerate(self.graph.nodes):
+            for _, value in node.inputs:
+                self.last_use[value] = max(self.last_use.get(value, -1), place[index])
+        for value in self.graph.outputs:
+            self.last_use[value] = len(self.graph.nodes)
+
+    def _reads(self, node: Node, values: Iterable[Value]) -> bool:
+        return any(value in values for _, value in node.inputs)
+
+    def _may_inline(self, node: Node) -> bool:
+        op = self.ops[node.op]
+        return self.inline and op.inline and len(node.outputs) == 1 and self.graph.used_once(node.output)
+
+    def emit(self, index: int) -> None:
+        """Write the node at `index`, or keep its expression for its reader."""
+        node = self.graph.nodes[index]
+        expr = self._expression(node)
+        if not node.outputs:
+            self.lines.append(" " * self.indent + expr.flat())
+        elif self._may_inline(node):
+            self.pending[node.output] = expr
+        else:
+            self._assign(index, node, expr)
+
+    def _expression(self, node: Node) -> Expr:
+        """The node's expression with its operands in place, or with the longest of them in variables."""
+        operands = [v for _, v in node.inputs if v in self.pending]
+        before = len(self.lines)
+        expr = self.ops[node.op].emit(node, self)
+        too_long = self.indent + len(expr.flat()) + 8 > WIDTH or expr.depth > MAX_DEPTH
+        if operands and (too_long or len(self.lines) > before):
+            del self.lines[before:]
+            for value in operands:
+                self.materialize(value)
+            expr = self.ops[node.op].emit(node, self)
+        for value in operands:
+            self.pending.pop(value, None)
+        return expr
+
+    def materialize(self, value: Value) -> None:
+        """Give a pending expression a variable of its own."""
+        if value in self.pending:
+            expr = self.pending.pop(value)
+            index = next(i for i, n in enumerate(self.graph.nodes) if value in n.outputs)
+            name = self._variable(value, index)
+            self.lines += statement(name, expr, self.indent)
+
+    def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        names = [self._variable(v, index) for v in node.outputs]
+        if names == [expr.flat()]:
+            return
+        written = statement(", ".join(names), expr, self.indent)
+        if self.note and len(written) == 1:
+            written[0] += f"  # {self.note}"
+        self.note = ""
+        self.lines += written
+
+    def _variable(self, value: Value, index: int) -> str:
+        """A variable for a value: its name without the number, where that is free again."""
+        base, _, number = value.name.rpartition("_")
+        name = base if number.isdigit() and base else value.name
+        holder = self.holders.get(name)
+        if holder is not None and self.last_use.get(holder, -1) > index:
+            name = value.name
+        for pending, expr in list(self.pending.items()):
+            if name in _words(expr.flat()) and pending != value:
+                self.materialize(pending)
+        self.holders[name] = value
+        self.names[value] = name
+        return name
+
+    def finish(self) -> None:
+        """Write the return."""
+        values = self.graph.outputs
+        if len(values) == 1:
+            self.lines += statement("return", self.use(values[0]), self.indent)
+        else:
+            self.block(f"return {', '.join(self.use(v).flat() for v in values)}")
+        last = self.lines[-2:]
+        if len(last) == 2 and last[1].strip().startswith("return "):
+            name = last[1].strip().removeprefix("return ")
+            head = f"{' ' * self.indent}{name} = "
+            if last[0].startswith(head) and name.isidentifier():
+                self.lines[-2:] = [f"{' ' * self.indent}return {last[0].removeprefix(head)}"]
+
+
+def _words(text: str) -> set[str]:
+    word, found = "", set()
+    for character in text + " ":
+        if character.isalnum() or character == "_":
+            word += character
+        else:
+            found.add(word)
+            word = ""
+    return found

@@ -1,0 +1,95 @@
+"""The weight map of the emitted package: where each parameter lives in the public checkpoint."""
+
+from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.graph import Module, Param, Program
+
+INDICES = "ijkmn"
+
+
+class WeightEmitter:
+    """Writes the function `weight_map`."""
+
+    def __init__(self, program: Program, configs: ConfigUse):
+        self.program = program
+        self.configs = configs
+        self.used: set[str] = set()
+
+    def emit(self) -> list[str]:
+        lines = [
+            "def weight_map(config: Config) -> list[Entry]:",
+            '    """Where each parameter lives in the public checkpoint."""',
+            "    entries: list[Entry] = []",
+        ]
+        body = self._graph(self.program.entry, "", 0, 4)
+        return [*lines, *body, "    return entries"]
+
+    def _graph(self, graph: str, path: str, depth: int, indent: int) -> list[str]:
+        """Entries of a graph's own modules, then a loop for each repeat, in the order of the modules."""
+        lines: list[str] = []
+        flat: list[str] = []
+        for module in self.program.graphs[graph].modules:
+            name = f"{path}.{module.name}" if path else module.name
+            if module.kind == "graph":
+                flat += self._collect(module.graphs[0], name, depth)
+            elif module.kind == "repeat":
+                lines += self._flush(flat, indent)
+                flat = []
+                lines += self._loop(module, name, depth, indent)
+            else:
+                flat += self._entries(module, name, depth)
+        return lines + self._flush(flat, indent)
+
+    def _collect(self, graph: str, path: str, depth: int) -> list[str]:
+        """Entries of a graph without loops; one with loops is written in place."""
+        modules = self.program.graphs[graph].modules
+        if any(m.kind in ("repeat", "graph") for m in modules):
+            return [f"\0{line}" for line in self._graph(graph, path, depth, 0)]
+        return [e for m in modules for e in self._entries(m, f"{path}.{m.name}", depth)]
+
+    def _flush(self, entries: list[str], indent: int) -> list[str]:
+        lines: list[str] = []
+        pad = " " * indent
+        run: list[str] = []
+        for entry in [*entries, "\0"]:
+            if not entry.startswith("\0"):
+                run.append(entry)
+                continue
+            if run:
+                lines += [f"{pad}entries += [", *(f"{pad}    {e}," for e in run), f"{pad}]"]
+                run = []
+            if len(entry) > 1:
+                lines.append(pad + entry[1:])
+        return lines
+
+    def _loop(self, module: Module, path: str, depth: int, indent: int) -> list[str]:
+        index = INDICES[depth]
+        count = self._dim(module.attrs.count)
+        body = self._graph(module.graphs[0], f"{path}.{{{index}}}", depth + 1, indent + 4)
+        return [f"{' ' * indent}for {index} in range({count}):", *body]
+
+    def _entries(self, module: Module, path: str, depth: int) -> list[str]:
+        return [
+            self._entry(p, f"{path}.{p.name}" if p.name else path, depth) for p in module.params
+        ]
+
+    def _entry(self, param: Param, path: str, depth: int) -> str:
+        keys = [_text(key) for key in param.keys]
+        if param.tied:
+            self.used.add("Tied")
+            return f"Tied({_text(path)}, {_text(param.tied)}, {keys[0]})"
+        if len(keys) == 1:
+            self.used.add("Weight")
+            return f"Weight({_text(path)}, {keys[0]})"
+        self.used.add("Concat")
+        sizes = ", ".join(self._dim(size) for size in param.sizes)
+        listed = "".join(f"\n{' ' * 16}{key}," for key in keys)
+        return f"Concat({_text(path)}, ({listed}), ({sizes}))"
+
+    def _dim(self, dim: Dim) -> str:
+        return dim.render(lambda name: self.configs.reach(self.program.entry, name, "config"))
+
+
+def _text(text: str) -> str:
+    """A string literal; an f-string where it has an index."""
+    return f'f"{text}"' if "{" in text else f'"{text}"'
