@@ -91,6 +91,7 @@ class Lowering:
             dict(self.settings.sizes),
             keys=tuple(self.settings.keys.values()),
             options=tuple(self.settings.options.values()),
+            derived=dict(self.settings.derived),
             alternates=tuple(self.program.alternates),
         )
 
@@ -362,7 +363,7 @@ class Lowering:
                 attrs = SliceAttrs(builder.prefix_tokens)
                 (x,) = builder.node("slice_tokens", {"x": x}, attrs, span=span)
         if "past" in builder.ambient:
-            operands = {"x": builder.stream, "cache": model_input(builder, "cache")}
+            operands = {"x": x, "cache": model_input(builder, "cache")}
             builder.node("advance_cache", operands, span=builder.span)
         if place.part is not None and place.part.document.head:
             keep = model_input(builder, "logits_to_keep")

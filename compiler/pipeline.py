@@ -11,12 +11,14 @@ from vlmspec.compiler.passes.fold_constants import FoldConstants
 from vlmspec.compiler.passes.fuse_norm_residual import FuseNormResidual
 from vlmspec.compiler.passes.fuse_rope_attention import FuseRopeAttention
 from vlmspec.compiler.passes.fuse_sibling_linears import FuseSiblingLinears
+from vlmspec.compiler.passes.hoist_split_heads import HoistSplitHeads
 from vlmspec.compiler.passes.sink_optional import SinkOptional
 
 PASSES: tuple[Pass, ...] = (
     FoldConstants(),
     EliminateDeadCode(),  # first of all: a tapped layer leaves whole branches that no fusion should see
     FuseSiblingLinears(),  # before the rope fusion, which then finds queries and keys in their final place
+    HoistSplitHeads(),  # after the projections are one
     FuseRopeAttention(),
     FuseNormResidual(),
     SinkOptional(),  # last: it only orders nodes, for the emitter

@@ -72,6 +72,7 @@ class Settings:
         self.settings: dict[str, Setting] = {}
         self.sizes: dict[str, int | float] = {}
         self.expressions: dict[str, Dim] = {}
+        self.derived: dict[str, Dim] = {}
         self.keys: dict[str, ConfigKey] = {}
         self.options: dict[str, ConfigKey] = {}
         self._resolving: list[str] = []
@@ -86,7 +87,7 @@ class Settings:
                 self.size(name)
 
     def size(self, name: str) -> Dim:
-        """The dimension that a declared size stands for: its own symbol, or the expression it abbreviates."""
+        """The symbol of a declared size, whose value and definition are now known."""
         if name in self.expressions:
             return self.expressions[name]
         if name in self._resolving:
@@ -116,14 +117,15 @@ class Settings:
             default = self._expression(setting, default)
         if value is MISSING:
             if isinstance(default, Dim) and not setting.paths:
-                self.expressions[setting.name] = default
-                return default
+                self.derived[setting.name] = default
             value = default.value(self.sizes) if isinstance(default, Dim) else default
         elif isinstance(value, str):
             value = self._expression(setting, value).value(self.sizes)
         if not self._valid(setting, value):
             value = 1
         dim = self._settle(setting.name, value)
+        if setting.name in self.derived:
+            return dim
         self.keys[setting.name] = ConfigKey(
             setting.name, setting.paths, value, default, span=setting.span
         )

@@ -13,6 +13,7 @@ class ConfigEmitter:
     def __init__(self, program: Program, used: frozenset[str], model_types: dict[str, str]):
         self.keys = [key for key in program.keys if key.name in self._closure(program, used)]
         self.options = [key for key in program.options if key.paths]
+        self.derived = {name: dim for name, dim in program.derived.items() if name in used}
         self.model_types = model_types
         names = dict.fromkeys(key.name.split(".")[0] for key in self.keys if "." in key.name)
         self.components = list(names)
@@ -34,6 +35,7 @@ class ConfigEmitter:
         cls = config_class(name)
         lines = ["@dataclass(frozen=True)", f"class {cls}:", f'    """Sizes of {title}."""', ""]
         lines += [self._field(key) for key in self.own(name)]
+        lines += self._properties(name)
         lines += ["", "    @classmethod", f'    def from_json(cls, data: dict) -> "{cls}":']
         lines += ['        """Read the sizes from a checkpoint\'s config.json."""']
         lines += self._reads(name)
@@ -62,6 +64,17 @@ class ConfigEmitter:
             lines.append(f"            {name}={config_class(name)}.from_json(data),")
         lines += [f"            {_short(key)}={_short(key)}," for key in self.own("")]
         return [*lines, "        )", "", *self._to_json()]
+
+    def _properties(self, component: str) -> list[str]:
+        """A property for each size that follows from others."""
+        lines: list[str] = []
+        for name, dim in self.derived.items():
+            owner, _, short = name.rpartition(".")
+            if owner == component:
+                text = dim.render(lambda n: f"self.{n.removeprefix(component + '.')}")
+                lines += ["", "    @property", f"    def {short}(self) -> int:"]
+                lines.append(f"        return {text}")
+        return lines
 
     def _field(self, key: ConfigKey) -> str:
         kind = "float" if isinstance(key.value, float) else "int"
@@ -120,11 +133,8 @@ def _quoted(text: str) -> str:
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
-    from vlmspec.compiler.emit.expr import wrap
-
     arguments = [a.replace("'", '"') for a in arguments]
-    flat = f"        {head}{fn}({', '.join(arguments)})"
-    return [flat] if len(flat) <= 100 else wrap(f"        {head}{fn}", arguments, 8)
+    return [f"        {head}{fn}({', '.join(arguments)})"]
 
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:

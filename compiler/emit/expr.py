@@ -1,8 +1,6 @@
-"""Python expressions as small trees, printed as the formatter would print them."""
+"""Python expressions as small trees."""
 
 from dataclasses import dataclass
-
-WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +75,6 @@ def atom(value: "Expr | str") -> Expr:
     return Atom(value) if isinstance(value, str) else value
 
 
-def statement(target: str, expr: Expr, indent: int) -> list[str]:
-    """Print `target = expr` (or `return expr`), wrapped at the line width."""
-    head = f"{' ' * indent}{target} " + ("" if target == "return" else "= ")
-    flat = head + expr.flat()
-    if len(flat) <= WIDTH or not isinstance(expr, Call):
-        return [flat]
-    return wrap(head + expr.fn, expr.arguments(), indent)
-
-
-def wrap(head: str, arguments: list[str], indent: int, tail: str = "") -> list[str]:
-    """Print `head(arguments)tail` over several lines: on one inner line if they fit, else one each."""
-    pad, inner = " " * indent, " " * (indent + 4)
-    if len(joined := inner + ", ".join(arguments)) <= WIDTH:
-        return [f"{head}(", joined, f"{pad}){tail}"]
-    return [f"{head}(", *(f"{inner}{a}," for a in arguments), f"{pad}){tail}"]
+def statement(target: str, expr: Expr, indent: int) -> str:
+    """Print `target = expr`, or `return expr`, as one line; layout wraps it."""
+    return f"{' ' * indent}{target} " + ("" if target == "return" else "= ") + expr.flat()

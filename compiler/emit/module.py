@@ -1,6 +1,7 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
-from vlmspec.compiler.emit.expr import Call, call, statement, wrap
+from vlmspec.compiler.emit.expr import Call, call, statement
+from vlmspec.compiler.emit.layout import fill
 from vlmspec.compiler.emit.names import ConfigUse, config_class
 from vlmspec.compiler.emit.scope import Scope
 from vlmspec.compiler.ir.graph import Graph, Module, Program, Value
@@ -51,8 +52,9 @@ class ModuleEmitter:
         shapes = [f"{v.name}: {self.shape(v)}" for v in graph.inputs if _is_data(v)]
         result = self.shape(graph.outputs[0])
         lines = [f'    """{text}', "", "    Shapes:"]
-        lines += [f"        {line}" for line in shapes]
-        return [*lines, f"        returns: {result}", '    """']
+        for line in [*shapes, f"returns: {result}"]:
+            lines += fill(f"        {line}", 12)
+        return [*lines, '    """']
 
     def shape(self, value: Value) -> str:
         """A shape for a reader: sizes of the graph's own component without its name."""
@@ -81,11 +83,8 @@ class ModuleEmitter:
                 return [f"        {target} = {made}"]
             count = scope.dim(module.attrs.count)
             expr: Call = call("nn.ModuleList", f"{made} for _ in range({count})")
-            return statement(target, expr, 8)
-        lines = statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)
-        if any(p.tied for p in module.params):
-            lines[-1] += "  # weight shared: see the model's __init__"
-        return lines
+            return [statement(target, expr, 8)]
+        return [statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)]
 
     # ------------------------------------------------------------------------------------- forward
 
@@ -93,8 +92,7 @@ class ModuleEmitter:
         """The `def forward` of a graph's class."""
         arguments = ["self", *(self._argument(v, entry) for v in graph.inputs)]
         result = "Output" if entry else _annotation(graph.outputs[0])
-        flat = f"    def forward({', '.join(arguments)}) -> {result}:"
-        return [flat] if len(flat) <= 100 else wrap("    def forward", arguments, 4, f" -> {result}:")
+        return [f"    def forward({', '.join(arguments)}) -> {result}:"]
 
     def _argument(self, value: Value, entry: bool) -> str:
         text = f"{value.name}: {_annotation(value)}"

@@ -65,7 +65,7 @@ class ConfigUse:
     """Which config each graph's class takes, and how a size is reached from it."""
 
     def __init__(self, program: Program):
-        self.sizes = {key.name for key in program.keys}
+        self.sizes = {key.name for key in program.keys} | set(program.derived)
         self.graphs = program.graphs
         self.owner: dict[str, str] = {}
         for graph in program.graphs:
@@ -101,11 +101,18 @@ class ConfigUse:
 
 
 def used_sizes(program: Program) -> frozenset[str]:
-    """Names of the sizes that some class needs."""
-    return frozenset().union(
+    """Names of the sizes that some class needs, those that derived ones follow from included."""
+    found = set().union(
         *(graph_symbols(g) for g in program.graphs.values()),
-        *(symbols_of(p.shape) for _, _, m in program.walk() for p in m.params),
+        *(symbols_of((p.shape, p.sizes)) for _, _, m in program.walk() for p in m.params),
     )
+    waiting = list(found)
+    while waiting:
+        definition = program.derived.get(waiting.pop())
+        new = (definition.symbols() if definition is not None else set()) - found
+        found |= new
+        waiting += new
+    return frozenset(found)
 
 
 def unique(names: Iterable[str]) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from vlmspec.compiler.emit import runtime
 from vlmspec.compiler.emit.config import ConfigEmitter
-from vlmspec.compiler.emit.expr import call, statement
+from vlmspec.compiler.emit.expr import call
+from vlmspec.compiler.emit.layout import fill, layout
 from vlmspec.compiler.emit.library import functional_source
 from vlmspec.compiler.emit.module import ModuleEmitter
 from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
@@ -18,10 +19,6 @@ from vlmspec.compiler.ir.graph import Graph, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
 
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
-LEGEND = (
-    "B batch, T tokens of the query, S tokens of keys and values, H query heads, G key and value heads, ",
-    "E head dimension",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class PackageEmitter:
         weights = self.weights.emit()
         entry = self._entry()
         blocks = [*classes, *bodies, weights, entry]
-        text = "\n\n\n".join("\n".join(block) for block in blocks)
+        text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
         return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
 
     def _title(self, component: str) -> str:
@@ -169,7 +166,7 @@ class PackageEmitter:
         for value in graph.inputs:
             shape = f" {self.modules.shape(value)}" if isinstance(value.type, TensorType) else ""
             text = f"            {value.name}: {about[value.name]}{shape}."
-            lines += _fill(text, 16)
+            lines += fill(text, 16)
         return [*lines, '        """']
 
     def _ties(self) -> list[str]:
@@ -192,8 +189,7 @@ class PackageEmitter:
                 "KVCache", "batch_size", heads, "max_length", width, dtype="dtype", device="device"
             )
             lines += [f"        for _ in range({count}):"]
-            lines += statement("layer", made, 12)
-            lines += ["            layers.append(layer)"]
+            lines += [f"            layers.append({made.flat()})"]
         return [*lines, "        return Cache(layers)"]
 
     def _cached_layers(self) -> list[tuple[str, str, str]]:
@@ -280,16 +276,6 @@ def _import(module: str, names: list[str]) -> str:
     if len(flat) <= 100:
         return flat
     return f"from .{module} import (\n" + "".join(f"    {n},\n" for n in names) + ")"
-
-
-def _fill(text: str, indent: int) -> list[str]:
-    """Break a long docstring line."""
-    lines, pad = [], " " * indent
-    while len(text) > 100:
-        cut = text.rfind(" ", 0, 100)
-        lines.append(text[:cut])
-        text = pad + text[cut + 1 :]
-    return [*lines, text]
 
 
 def _runtime_source(name: str) -> str:

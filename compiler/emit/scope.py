@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vlmspec.compiler.emit.expr import WIDTH, Atom, Expr, atom, statement
+from vlmspec.compiler.emit.expr import Atom, Expr, atom, statement
+from vlmspec.compiler.emit.layout import WIDTH
 from vlmspec.compiler.emit.names import ConfigUse
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
@@ -31,12 +32,31 @@ class Scope:
     last_use: dict[Value, int] = field(default_factory=dict)
     uses_config: bool = False
     note: str = ""
+    wanted: dict[Value, str] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------- what `emit` may ask
 
     def use(self, value: Value) -> Expr:
         """The expression that stands for a value."""
         return self.pending.get(value) or Atom(self.names[value])
+
+    def name(self, value: Value) -> str:
+        """The variable of a value that is read more than once in an expression."""
+        self.materialize(value)
+        return self.names[value]
+
+    def loop_variable(self, node: Node, value: Value) -> str:
+        """The variable that runs through a loop: the operand's own, unless that is read again later."""
+        index = self.graph.nodes.index(node)
+        self.wanted[value] = _base(node.output.name)
+        name = self.name(value)
+        if self.last_use.get(value, -1) <= index and value in self.graph.inputs or name == _base(node.output.name):
+            return name
+        if self.last_use.get(value, -1) <= index:
+            return name
+        fresh = self._variable(node.output, index)
+        self.line(fresh, Atom(name))
+        return fresh
 
     def module(self, node: Node) -> str:
         return f"self.{node.module}"
@@ -66,7 +86,7 @@ class Scope:
 
     def line(self, target: str, expr: Expr, indent: int = 0) -> None:
         """Write an assignment before the node's own."""
-        self.lines += statement(target, expr, self.indent + indent)
+        self.lines.append(statement(target, expr, self.indent + indent))
 
     def block(self, head: str) -> None:
         self.lines.append(" " * self.indent + head)
@@ -83,7 +103,8 @@ class Scope:
             last = f"-{short}" if short else self.dim(stop)
         if not first and not last:
             return ""
-        return f"[{first + ' ' if first else ''}:{' ' + last if last and not last[1:].isdigit() else last}]"
+        simple = not any(" " in bound for bound in (first, last))
+        return f"[{first}:{last}]" if simple else f"[{first}{' ' if first else ''}: {last}]".replace(": ]", ":]")
 
     # ------------------------------------------------------------------------------------- writing
 
@@ -115,19 +136,20 @@ class Scope:
         """Write the node at `index`, or keep its expression for its reader."""
         node = self.graph.nodes[index]
         expr = self._expression(node)
-        if not node.outputs:
-            self.lines.append(" " * self.indent + expr.flat())
-        elif self._may_inline(node):
+        if expr is None:
+            return
+        if self._may_inline(node):
             self.pending[node.output] = expr
         else:
             self._assign(index, node, expr)
 
-    def _expression(self, node: Node) -> Expr:
+    def _expression(self, node: Node) -> Expr | None:
         """The node's expression with its operands in place, or with the longest of them in variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
         before = len(self.lines)
         expr = self.ops[node.op].emit(node, self)
-        too_long = self.indent + len(expr.flat()) + 8 > WIDTH or expr.depth > MAX_DEPTH
+        long = expr is not None and self.indent + len(expr.flat()) + 8 > WIDTH
+        too_long = long or (expr is not None and expr.depth > MAX_DEPTH)
         if operands and (too_long or len(self.lines) > before):
             del self.lines[before:]
             for value in operands:
@@ -143,22 +165,19 @@ class Scope:
             expr = self.pending.pop(value)
             index = next(i for i, n in enumerate(self.graph.nodes) if value in n.outputs)
             name = self._variable(value, index)
-            self.lines += statement(name, expr, self.indent)
+            self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
         names = [self._variable(v, index) for v in node.outputs]
         if names == [expr.flat()]:
             return
         written = statement(", ".join(names), expr, self.indent)
-        if self.note and len(written) == 1:
-            written[0] += f"  # {self.note}"
+        self.lines.append(written + (f"  # {self.note}" if self.note else ""))
         self.note = ""
-        self.lines += written
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
-        base, _, number = value.name.rpartition("_")
-        name = base if number.isdigit() and base else value.name
+        name = self.wanted.get(value) or _base(value.name)
         holder = self.holders.get(name)
         if holder is not None and self.last_use.get(holder, -1) > index:
             name = value.name
@@ -173,7 +192,7 @@ class Scope:
         """Write the return."""
         values = self.graph.outputs
         if len(values) == 1:
-            self.lines += statement("return", self.use(values[0]), self.indent)
+            self.lines.append(statement("return", self.use(values[0]), self.indent))
         else:
             self.block(f"return {', '.join(self.use(v).flat() for v in values)}")
         last = self.lines[-2:]
@@ -182,6 +201,12 @@ class Scope:
             head = f"{' ' * self.indent}{name} = "
             if last[0].startswith(head) and name.isidentifier():
                 self.lines[-2:] = [f"{' ' * self.indent}return {last[0].removeprefix(head)}"]
+
+
+def _base(name: str) -> str:
+    """A value's name without the number that makes it unique."""
+    base, _, number = name.rpartition("_")
+    return base if base and number.isdigit() else name
 
 
 def _words(text: str) -> set[str]:

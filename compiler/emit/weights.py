@@ -63,10 +63,27 @@ class WeightEmitter:
         return lines
 
     def _loop(self, module: Module, path: str, depth: int, indent: int) -> list[str]:
+        """A loop over a repeat; what all its names start with is written once."""
         index = INDICES[depth]
-        count = self._dim(module.attrs.count)
-        body = self._graph(module.graphs[0], f"{path}.{{{index}}}", depth + 1, indent + 4)
-        return [f"{' ' * indent}for {index} in range({count}):", *body]
+        pad = " " * indent
+        ours = f"{path}.{{{index}}}"
+        theirs = self._common_key(module)
+        lines = [f"{pad}for {index} in range({self._dim(module.attrs.count)}):"]
+        if theirs is None:
+            return [*lines, *self._graph(module.graphs[0], ours, depth + 1, indent + 4)]
+        lines.append(f"{pad}    ours, theirs = {_text(ours)}, {_text(theirs)}")
+        body = self._graph(module.graphs[0], "{ours}", depth + 1, indent + 4)
+        return [*lines, *(line.replace(theirs, "{theirs}") for line in body)]
+
+    def _common_key(self, module: Module) -> str | None:
+        """What the checkpoint names of everything in a repeat start with, its index included."""
+        found = {
+            key.partition("{i}")[0] + "{i}"
+            for _, _, inner in self.program.walk(module.graphs[0])
+            for param in inner.params
+            for key in param.keys
+        }
+        return found.pop() if len(found) == 1 else None
 
     def _entries(self, module: Module, path: str, depth: int) -> list[str]:
         return [
@@ -83,8 +100,7 @@ class WeightEmitter:
             return f"Weight({_text(path)}, {keys[0]})"
         self.used.add("Concat")
         sizes = ", ".join(self._dim(size) for size in param.sizes)
-        listed = "".join(f"\n{' ' * 16}{key}," for key in keys)
-        return f"Concat({_text(path)}, ({listed}), ({sizes}))"
+        return f"Concat({_text(path)}, ({', '.join(keys)}), ({sizes}))"
 
     def _dim(self, dim: Dim) -> str:
         return dim.render(lambda name: self.configs.reach(self.program.entry, name, "config"))

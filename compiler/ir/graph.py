@@ -129,7 +129,11 @@ class ConfigKey:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A whole architecture: its graphs, the entry among them, and the values of its sizes."""
+    """A whole architecture: its graphs, the entry among them, and the values of its sizes.
+
+    `keys` are the sizes that a checkpoint's config may set, `options` the choices that are baked into the code, `derived` the
+    sizes that follow from others, `alternates` prefixes by which checkpoints call the same tensors.
+    """
 
     name: str
     graphs: Mapping[str, Graph]
@@ -137,6 +141,7 @@ class Program:
     entry: str = "model"
     keys: tuple[ConfigKey, ...] = ()
     options: tuple[ConfigKey, ...] = ()
+    derived: Mapping[str, Dim] = field(default_factory=dict)
     alternates: tuple[tuple[str, ...], ...] = ()
 
     def with_graphs(self, graphs: Mapping[str, Graph]) -> "Program":

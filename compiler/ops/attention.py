@@ -37,7 +37,6 @@ SPLIT_HEADS = Op(
     infer=_infer_split_heads,
     emit=_emit_split_heads,
     attrs=HeadsAttrs,
-    inline=False,
 )
 
 
@@ -96,13 +95,19 @@ CAUSAL_MASK = Op(
     results=("mask",),
     inline=False,
 )
+
+
+def _emit_advance(node, scope):
+    cache, x = scope.use(node["cache"]).flat(), scope.name(node["x"])
+    scope.block(f"if {cache} is not None:")
+    scope.block(f"    {cache}.advance({x}.shape[1])")
+
+
 ADVANCE = Op(
     "advance_cache",
     "Count the new tokens as cached.",
     infer=lambda ops: (),
-    emit=lambda node, scope: call(
-        f"{scope.use(node['cache']).flat()}.advance", f"{scope.use(node['x']).flat()}.shape[1]"
-    ),
+    emit=_emit_advance,
     results=(),
     effect=True,
 )

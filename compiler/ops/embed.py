@@ -164,9 +164,9 @@ def _infer_prepend(ops: Operands):
 
 
 def _emit_prepend(node, scope):
-    x = scope.use(node["x"])
-    token = f"{scope.module(node)}.expand({x.flat()}.shape[0], 1, -1)"
-    return call("torch.cat", f"[{token}, {x.flat()}]", dim="1")
+    x = scope.name(node["x"])
+    token = f"{scope.module(node)}.expand({x}.shape[0], 1, -1)"
+    return call("torch.cat", f"[{token}, {x}]", dim="1")
 
 
 PREPEND_TOKEN = Op(

@@ -168,28 +168,31 @@ GLU_STEP = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class SplitAttrs:
-    """Extents of the pieces along the last dimension."""
+    """Extents of the pieces along a dimension, counted from the last."""
 
     sizes: tuple[Dim, ...]
+    dim: int = -1
 
 
 def _infer_split(ops: Operands):
-    total = sum(ops.attrs.sizes, Dim.const(0))
-    x = ops.require_width("x", total, "the split")
-    return tuple(x.with_width(size) for size in ops.attrs.sizes)
+    total, dim = sum(ops.attrs.sizes, Dim.const(0)), ops.attrs.dim
+    x = ops.tensor("x")
+    ops.require_same(x.shape[dim], total, "the pieces do not add up to what is split")
+    before, after = x.shape[:dim], x.shape[len(x.shape) + dim + 1 :]
+    return tuple(x.with_shape(*before, size, *after) for size in ops.attrs.sizes)
 
 
 def _emit_split(node, scope):
-    sizes = node.attrs.sizes
+    sizes, dim = node.attrs.sizes, str(node.attrs.dim)
     if len(set(sizes)) == 1:
-        return method(scope.use(node["x"]), "chunk", str(len(sizes)), dim="-1")
+        return method(scope.use(node["x"]), "chunk", str(len(sizes)), dim=dim)
     extents = ", ".join(scope.dim(size) for size in sizes)
-    return method(scope.use(node["x"]), "split", f"({extents})", dim="-1")
+    return method(scope.use(node["x"]), "split", f"({extents})", dim=dim)
 
 
 SPLIT = Op(
     "split",
-    "Pieces of the last dimension, in order.",
+    "Pieces along one dimension, in order.",
     infer=_infer_split,
     emit=_emit_split,
     attrs=SplitAttrs,

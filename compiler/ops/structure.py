@@ -50,9 +50,9 @@ CALL = Op(
 def _emit_repeat(node, scope):
     """Write the loop; its result keeps the name of the value that runs through it."""
     state = {role for role, v in node.inputs if v.type == StateType("cache")}
-    (first, x), *rest = node.inputs
+    (_, x), *rest = node.inputs
     blocks = scope.module(node) + scope.span(node)
-    name = scope.use(x).flat()
+    name = scope.loop_variable(node, x)
     operands = [atom("layer_cache") if role in state else scope.use(v) for role, v in rest]
     if state:
         cache = scope.use(dict(node.inputs)[next(iter(state))]).flat()
