@@ -132,8 +132,17 @@ def _argument_tree(kind: StepKind, node: Node, value: Node | None) -> Node:
 
 def check_name(b: StepBuilder, name: Any, node: Node) -> str:
     """A module's name must be an identifier that the emitted class can have as an attribute."""
-    span = node.items["name"][1].span if isinstance(node, MapNode) and "name" in node.items else node.span
-    if not isinstance(name, str) or not name.isascii() or not name.isidentifier() or name != name.lower():
+    span = (
+        node.items["name"][1].span
+        if isinstance(node, MapNode) and "name" in node.items
+        else node.span
+    )
+    if (
+        not isinstance(name, str)
+        or not name.isascii()
+        or not name.isidentifier()
+        or name != name.lower()
+    ):
         b.program.fail("VS105", f"`{name}` is not a name", span, "small letters, digits and `_`")
     if name in RESERVED or name.startswith("_"):
         b.program.fail("VS106", f"`{name}` is taken: a torch module has it already", span)
@@ -162,7 +171,9 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node) -> Weig
         return Weights(join(given), roles)
     span = node.items["weights"][1].span if isinstance(node, MapNode) else None
     if isinstance(given, list) and all(isinstance(g, str) for g in given):
-        names = list(roles) if len(roles) == len(given) else [f"linear_{i}" for i in range(len(given))]
+        names = (
+            list(roles) if len(roles) == len(given) else [f"linear_{i}" for i in range(len(given))]
+        )
         return Weights(base, dict(zip(names, given, strict=True)))
     if isinstance(given, dict) and all(isinstance(g, str) for g in given.values()):
         for role in given:

@@ -16,7 +16,12 @@ from vlmspec.diagnostics.model import Diagnostics, Span
 
 
 # A reader expects tensors first, then what says how to look at them.
-INPUT_RANK = {"cos": 1, "sin": 1, "attention_mask": 2, "position_ids": 2, "mask": 2, "cache": 3, "logits_to_keep": 4}
+INPUT_RANK = {
+    name: rank
+    for rank, name in enumerate(
+        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+    )
+}
 
 
 class LoweringFailed(Exception):
@@ -32,6 +37,23 @@ class ProgramBuilder:
     diagnostics: Diagnostics
     graphs: dict[str, Graph] = field(default_factory=dict)
     alternates: dict[tuple[str, ...], None] = field(default_factory=dict)
+    derived: Mapping[str, Dim] = field(default_factory=dict)
+
+    def named(self, dim: Dim) -> Dim:
+        """The derived size that a dimension is by definition, so that shapes read as the spec names them."""
+        if not self.derived or dim.as_int() is not None:
+            return dim
+        plain = self.expanded(dim)
+        for name in self.derived:
+            if plain == self.expanded(Dim.sym(name)):
+                return Dim.sym(name)
+        return dim
+
+    def expanded(self, dim: Dim) -> Dim:
+        """The dimension with every derived size replaced by what it follows from."""
+        while used := {n: self.derived[n] for n in dim.symbols() if n in self.derived}:
+            dim = dim.subs(used)
+        return dim
 
     def fail(self, code: str, message: str, span: Span | None, help: str | None = None) -> Any:
         self.diagnostics.error(code, message, span, help=help)
@@ -184,7 +206,10 @@ def infer(
         *(t.optional for role, t in types.items() if role not in record.joins)
     )
     return tuple(
-        replace(t, optional=optional) if isinstance(t, TensorType) else t for t in results
+        replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
+        if isinstance(t, TensorType)
+        else t
+        for t in results
     )
 
 

@@ -57,7 +57,8 @@ class Lowering:
         self.architecture = spec.document
         self.diagnostics = diagnostics
         self.settings = Settings(overrides, diagnostics)
-        self.program = ProgramBuilder(OPS, self.settings.sizes, diagnostics)
+        sizes, derived = self.settings.sizes, self.settings.derived
+        self.program = ProgramBuilder(OPS, sizes, diagnostics, derived=derived)
         self.root = GraphBuilder(self.program, "model", doc=spec.document.title)
         self.places: dict[str, Place] = {}
         self.values: dict[str, Value] = {}
@@ -129,7 +130,9 @@ class Lowering:
             self.diagnostics.error("VS202", f"no part or op is called `{op}`", span, help=mend)
         elif kind not in steps[op].component:
             allowed = " or ".join(f"`{k}:`" for k in steps[op].component)
-            self.diagnostics.error("VS207", f"`{op}` is not a {kind}; it goes under {allowed}", span)
+            self.diagnostics.error(
+                "VS207", f"`{op}` is not a {kind}; it goes under {allowed}", span
+            )
         return None
 
     def _declare_sizes(self) -> None:
@@ -155,7 +158,11 @@ class Lowering:
         known = [*part.document.sizes, *part.document.options]
         for name in given:
             near = suggest(name, known)
-            mend = f"did you mean `{near}`?" if near else f"it has {', '.join(f'`{k}`' for k in known)}"
+            mend = (
+                f"did you mean `{near}`?"
+                if near
+                else f"it has {', '.join(f'`{k}`' for k in known)}"
+            )
             message = f"part `{place.op}` has no size or option `{name}`"
             self.diagnostics.error("VS214", message, place.tree.key_span(name), help=mend)
 
@@ -181,7 +188,9 @@ class Lowering:
             if name not in self.settings.settings:
                 near = suggest(name, self.settings.settings)
                 mend = f"did you mean `{near}`?" if near else None
-                self.diagnostics.error("VS309", f"`--set {name}`: no such size or option", help=mend)
+                self.diagnostics.error(
+                    "VS309", f"`--set {name}`: no such size or option", help=mend
+                )
         for variant, components in self.architecture.variants.items():
             for component, values in components.items():
                 self._check_variant(variant, component, values)
@@ -196,7 +205,9 @@ class Lowering:
             near = suggest(full, self.settings.settings)
             mend = f"did you mean `{near}`?" if near else None
             span = self.spec.span(*path, key=True)
-            self.diagnostics.error("VS310", f"variant `{variant}` sets `{full}`, which is not there", span, help=mend)
+            self.diagnostics.error(
+                "VS310", f"variant `{variant}` sets `{full}`, which is not there", span, help=mend
+            )
 
     # --------------------------------------------------------------------------------- data flow
 
@@ -309,7 +320,14 @@ class Lowering:
         prefix = self._weights_prefix(given) if isinstance(given, str) else ""
         tap = self._tap(place) if group == "body" else None
         return StepBuilder(
-            builder, builder, place.name, Weights(prefix, {}), steps, builder.span, lower_body, tap,
+            builder,
+            builder,
+            place.name,
+            Weights(prefix, {}),
+            steps,
+            builder.span,
+            lower_body,
+            tap,
             place.scope,
         )
 
@@ -348,7 +366,9 @@ class Lowering:
             context: Mapping[str, Any] = error.context or {}
             self.program.fail(context["code"], context["message"], span, context.get("help"))
 
-    def _finish_body(self, place: Place, step: StepBuilder, builder: GraphBuilder, x: Value) -> Value:
+    def _finish_body(
+        self, place: Place, step: StepBuilder, builder: GraphBuilder, x: Value
+    ) -> Value:
         if step.tap is not None:
             if step.tap.value is None:
                 self.program.fail("VS313", "`take.layer` needs a body with `layers`", step.tap.span)
@@ -387,7 +407,9 @@ class Lowering:
             table = replace(graph.modules[0], name="embed")
             builder.add_module(table)
             operands = {"ids": ids}
-            return self.root.node("embedding", operands, module=path, state=table, span=table.span)[0]
+            return self.root.node("embedding", operands, module=path, state=table, span=table.span)[
+                0
+            ]
         from vlmspec.compiler.ops.structure import GraphAttrs
 
         builder.add_module(Module("embed", "graph", GraphAttrs((path,)), (), builder.span))
@@ -416,7 +438,9 @@ class Lowering:
                     return other
         span = self.spec.span("graph", place.name, key=True)
         self.program.fail(
-            "VS211", f"no decoder that embeds text reads `{place.name}`", span,
+            "VS211",
+            f"no decoder that embeds text reads `{place.name}`",
+            span,
             "a fusion's `text` is embedded by the decoder whose `from` names the fusion",
         )
         raise AssertionError
@@ -430,7 +454,9 @@ class Lowering:
                 near = suggest(component, self.values)
                 mend = f"did you mean `{near}`?" if near else None
                 span = self.spec.span("outputs", name)
-                self.diagnostics.error("VS213", f"no component is called `{component}`", span, help=mend)
+                self.diagnostics.error(
+                    "VS213", f"no component is called `{component}`", span, help=mend
+                )
         return found
 
     def _order_inputs(self) -> None:

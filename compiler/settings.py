@@ -60,7 +60,9 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        return self.definition.default if isinstance(self.definition, FromConfig) else self.definition
+        return (
+            self.definition.default if isinstance(self.definition, FromConfig) else self.definition
+        )
 
 
 class Settings:
@@ -183,7 +185,9 @@ class Settings:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             shown = "missing" if value is None else f"{value!r}, not a number"
             paths = " or ".join(f"`{p}`" for p in setting.paths)
-            mend = f"set it by `--set {short}=…`" + (f", or {paths} in config.json" if paths else "")
+            mend = f"set it by `--set {short}=…`" + (
+                f", or {paths} in config.json" if paths else ""
+            )
             code = "VS314" if value is None else "VS308"
             self.diagnostics.error(code, f"size `{short}` is {shown}", setting.span, help=mend)
             return False
@@ -203,7 +207,9 @@ class Settings:
 class Scope:
     """What names mean in the arguments of one component; the context of pydantic validation."""
 
-    def __init__(self, settings: Settings, component: str, prefix: str = "", span: Span | None = None):
+    def __init__(
+        self, settings: Settings, component: str, prefix: str = "", span: Span | None = None
+    ):
         self.settings = settings
         self.component = component
         self.prefix = prefix

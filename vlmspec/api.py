@@ -197,7 +197,13 @@ def compile(
     from vlmspec.publish import publish_folder
 
     built = build(
-        spec, checkpoint=checkpoint, config=config, variant=variant, set=set, target=target, dtype=dtype
+        spec,
+        checkpoint=checkpoint,
+        config=config,
+        variant=variant,
+        set=set,
+        target=target,
+        dtype=dtype,
     )
     context = Context(target, dtype)
     with _dumping(dump_ir) as dump:
@@ -341,4 +347,16 @@ def schema() -> dict[str, Any]:
     return Architecture.model_json_schema(by_alias=True)
 
 
-__all__ = ["Compiled", "SpecError", "build", "check", "compile", "explain", "list_specs", "load_spec", "schema", "show", "verify"]
+__all__ = [
+    "Compiled",
+    "SpecError",
+    "build",
+    "check",
+    "compile",
+    "explain",
+    "list_specs",
+    "load_spec",
+    "schema",
+    "show",
+    "verify",
+]

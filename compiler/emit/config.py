@@ -51,13 +51,21 @@ class ConfigEmitter:
             lines.append(f"    {name}: {cls} = field(default_factory={cls})")
         lines += [self._field(key) for key in self.own("")]
         lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
-        lines += ['        """Read the sizes from a checkpoint\'s config.json.', "", "        Raises:"]
-        lines += ["            ValueError: when the checkpoint needs other code than this package has."]
+        lines += [
+            '        """Read the sizes from a checkpoint\'s config.json.',
+            "",
+            "        Raises:",
+        ]
+        lines += [
+            "            ValueError: when the checkpoint needs other code than this package has."
+        ]
         lines += ['        """']
         for key in self.options:
             accepted = ", ".join(repr(v) for v in _raw_values(key, key.value))
             default = _raw_values(key, key.default)[0]
-            lines += _call("check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], "")
+            lines += _call(
+                "check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], ""
+            )
         lines += self._reads("")
         lines.append("        return cls(")
         for name in self.components:
@@ -116,7 +124,10 @@ class ConfigEmitter:
         for key in self.keys:
             if key.paths:
                 _plant(tree, key.paths[0], f"self.{key.name}")
-        lines = ["    def to_json(self) -> dict:", '        """The config.json of a checkpoint of these sizes."""']
+        lines = [
+            "    def to_json(self) -> dict:",
+            '        """The config.json of a checkpoint of these sizes."""',
+        ]
         return [*lines, *_dict_lines(tree, "        return ", 8)]
 
 

@@ -78,3 +78,10 @@ def atom(value: "Expr | str") -> Expr:
 def statement(target: str, expr: Expr, indent: int) -> str:
     """Print `target = expr`, or `return expr`, as one line; layout wraps it."""
     return f"{' ' * indent}{target} " + ("" if target == "return" else "= ") + expr.flat()
+
+
+def slice_text(first: str, last: str) -> str:
+    """The inside of a slice, spaced as the formatter does."""
+    if not any(" " in bound for bound in (first, last)):
+        return f"{first}:{last}"
+    return f"{first} : {last}".strip()

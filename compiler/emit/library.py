@@ -29,7 +29,9 @@ def library() -> dict[str, Function]:
     folder = Path(str(kernels.__file__)).parent
     trees = {f: (folder / f / "reference.py").read_text(encoding="utf-8") for f in FAMILIES}
     parsed = {family: ast.parse(text) for family, text in trees.items()}
-    known = {n.name for tree in parsed.values() for n in tree.body if isinstance(n, ast.FunctionDef)}
+    known = {
+        n.name for tree in parsed.values() for n in tree.body if isinstance(n, ast.FunctionDef)
+    }
     found: dict[str, Function] = {}
     for family, tree in parsed.items():
         lines = trees[family].splitlines()
@@ -72,5 +74,7 @@ def functional_source(names: set[str], header: str) -> str:
         if wanted
     ]
     local = ["", "from .generation import KVCache"] if "KVCache" in text else []
-    body = "\n\n\n".join(function.source for function in functions).replace('"KVCache | None"', "KVCache | None")
+    body = "\n\n\n".join(function.source for function in functions).replace(
+        '"KVCache | None"', "KVCache | None"
+    )
     return header + "\n".join([*imports, *blank, *torch, *local]) + "\n\n\n" + body + "\n"

@@ -65,7 +65,10 @@ class ModuleEmitter:
 
     def _init(self, graph: Graph, keep_config: bool) -> list[str]:
         owner = self.configs.owner[graph.name]
-        lines = [f"    def __init__(self, config: {config_class(owner)}):", "        super().__init__()"]
+        lines = [
+            f"    def __init__(self, config: {config_class(owner)}):",
+            "        super().__init__()",
+        ]
         if keep_config:
             lines.append("        self.config = config")
         scope = Scope(graph, self.configs, OPS, self.helpers, root="config")

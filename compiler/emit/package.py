@@ -72,7 +72,9 @@ class PackageEmitter:
         for name in self.configs.components:
             classes.append(self.configs.component(name, self._title(name)))
         classes.append(self.configs.whole(self.about.title.split(":")[0]))
-        bodies = [self.modules.emit_class(g) for g in self.modules.order() if g != self.program.entry]
+        bodies = [
+            self.modules.emit_class(g) for g in self.modules.order() if g != self.program.entry
+        ]
         weights = self.weights.emit()
         entry = self._entry()
         blocks = [*classes, *bodies, weights, entry]
@@ -138,7 +140,12 @@ class PackageEmitter:
         lines += self._ties()
         outputs = dict(zip(self.about.outputs, graph.outputs, strict=True))
         body, _ = self.modules.entry_forward(outputs)
-        lines += ["", *self.modules.signature(graph, entry=True), *self._forward_docstring(graph), *body]
+        lines += [
+            "",
+            *self.modules.signature(graph, entry=True),
+            *self._forward_docstring(graph),
+            *body,
+        ]
         return lines + (self._new_cache() if cached else [])
 
     def _alternates(self) -> list[str]:
@@ -160,7 +167,11 @@ class PackageEmitter:
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
             **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
-            **{n: "images, as the processor gives them" for n, k in self.about.inputs.items() if k == "image"},
+            **{
+                n: "images, as the processor gives them"
+                for n, k in self.about.inputs.items()
+                if k == "image"
+            },
         }
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:
@@ -182,7 +193,9 @@ class PackageEmitter:
         lines = ["", "    def new_cache(", "        self,", "        batch_size: int,"]
         lines += ["        max_length: int,", "        dtype: torch.dtype | None = None,"]
         lines += ["        device: torch.device | str | None = None,", "    ) -> Cache:"]
-        lines += ['        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""']
+        lines += [
+            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'
+        ]
         lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
         for count, heads, width in self._cached_layers():
             made = call(
@@ -242,7 +255,8 @@ class PackageEmitter:
             "outputs": dict(self.about.outputs),
             "reference": dict(self.about.reference),
             "files": {
-                name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())
+                name: hashlib.sha256(text.encode()).hexdigest()
+                for name, text in sorted(files.items())
             },
         }
         return json.dumps(data, indent=2) + "\n"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vlmspec.compiler.emit.expr import Atom, Expr, atom, statement
+from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
 from vlmspec.compiler.emit.names import ConfigUse
 from vlmspec.compiler.ir.dim import Dim
@@ -33,6 +33,7 @@ class Scope:
     uses_config: bool = False
     note: str = ""
     wanted: dict[Value, str] = field(default_factory=dict)
+    current: int = 0
 
     # ------------------------------------------------------------------------- what `emit` may ask
 
@@ -48,14 +49,11 @@ class Scope:
     def loop_variable(self, node: Node, value: Value) -> str:
         """The variable that runs through a loop: the operand's own, unless that is read again later."""
         index = self.graph.nodes.index(node)
-        self.wanted[value] = _base(node.output.name)
-        name = self.name(value)
-        if self.last_use.get(value, -1) <= index and value in self.graph.inputs or name == _base(node.output.name):
-            return name
         if self.last_use.get(value, -1) <= index:
-            return name
+            self.wanted[value] = _base(node.output.name)
+            return self.name(value)
         fresh = self._variable(node.output, index)
-        self.line(fresh, Atom(name))
+        self.line(fresh, Atom(self.name(value)))
         return fresh
 
     def module(self, node: Node) -> str:
@@ -103,8 +101,7 @@ class Scope:
             last = f"-{short}" if short else self.dim(stop)
         if not first and not last:
             return ""
-        simple = not any(" " in bound for bound in (first, last))
-        return f"[{first}:{last}]" if simple else f"[{first}{' ' if first else ''}: {last}]".replace(": ]", ":]")
+        return f"[{slice_text(first, last)}]"
 
     # ------------------------------------------------------------------------------------- writing
 
@@ -130,11 +127,17 @@ class Scope:
 
     def _may_inline(self, node: Node) -> bool:
         op = self.ops[node.op]
-        return self.inline and op.inline and len(node.outputs) == 1 and self.graph.used_once(node.output)
+        return (
+            self.inline
+            and op.inline
+            and len(node.outputs) == 1
+            and self.graph.used_once(node.output)
+        )
 
     def emit(self, index: int) -> None:
         """Write the node at `index`, or keep its expression for its reader."""
         node = self.graph.nodes[index]
+        self.current = index
         expr = self._expression(node)
         if expr is None:
             return
@@ -146,12 +149,14 @@ class Scope:
     def _expression(self, node: Node) -> Expr | None:
         """The node's expression with its operands in place, or with the longest of them in variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
-        before = len(self.lines)
+        before, state = len(self.lines), (self.pending, self.names, self.holders)
+        self.pending, self.names, self.holders = (dict(part) for part in state)
         expr = self.ops[node.op].emit(node, self)
         long = expr is not None and self.indent + len(expr.flat()) + 8 > WIDTH
         too_long = long or (expr is not None and expr.depth > MAX_DEPTH)
         if operands and (too_long or len(self.lines) > before):
             del self.lines[before:]
+            self.pending, self.names, self.holders = state
             for value in operands:
                 self.materialize(value)
             expr = self.ops[node.op].emit(node, self)
@@ -163,8 +168,7 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
-            index = next(i for i, n in enumerate(self.graph.nodes) if value in n.outputs)
-            name = self._variable(value, index)
+            name = self._variable(value, self.current)
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
@@ -172,14 +176,15 @@ class Scope:
         if names == [expr.flat()]:
             return
         written = statement(", ".join(names), expr, self.indent)
-        self.lines.append(written + (f"  # {self.note}" if self.note else ""))
+        noted = f"{written}  # {self.note}"
+        self.lines.append(noted if self.note and len(noted) <= WIDTH else written)
         self.note = ""
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
         name = self.wanted.get(value) or _base(value.name)
         holder = self.holders.get(name)
-        if holder is not None and self.last_use.get(holder, -1) > index:
+        if holder is not None and self._busy(holder, value, index):
             name = value.name
         for pending, expr in list(self.pending.items()):
             if name in _words(expr.flat()) and pending != value:
@@ -187,6 +192,13 @@ class Scope:
         self.holders[name] = value
         self.names[value] = name
         return name
+
+    def _busy(self, holder: Value, value: Value, index: int) -> bool:
+        """Whether a variable's value is still read once `value` has been written."""
+        if self.last_use.get(holder, -1) > index:
+            return True
+        node = self.graph.nodes[index]
+        return value not in node.outputs and any(v == holder for _, v in node.inputs)
 
     def finish(self) -> None:
         """Write the return."""

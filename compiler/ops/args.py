@@ -17,9 +17,7 @@ def _scalar(value: Any, info: ValidationInfo) -> Any:
     return value if isinstance(value, Scalar) else info.context["scope"].scalar(value)
 
 
-Size = Annotated[
-    Dim, BeforeValidator(_size, json_schema_input_type=int | str | dict[str, Any])
-]
+Size = Annotated[Dim, BeforeValidator(_size, json_schema_input_type=int | str | dict[str, Any])]
 Number = Annotated[
     Scalar, BeforeValidator(_scalar, json_schema_input_type=float | str | dict[str, Any])
 ]

@@ -37,6 +37,7 @@ SPLIT_HEADS = Op(
     infer=_infer_split_heads,
     emit=_emit_split_heads,
     attrs=HeadsAttrs,
+    inline=False,
 )
 
 

@@ -26,7 +26,9 @@ def _infer_splice(ops: Operands):
 def _emit_splice(node, scope):
     ids = scope.use(node["ids"]).flat()
     placeholders = atom(f"{ids} == {scope.dim(node.attrs.placeholder)}")
-    return call(scope.helper("splice"), scope.use(node["x"]), scope.use(node["visual"]), placeholders)
+    return call(
+        scope.helper("splice"), scope.use(node["x"]), scope.use(node["visual"]), placeholders
+    )
 
 
 SPLICE = Op(

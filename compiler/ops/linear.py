@@ -67,9 +67,7 @@ class LinearArgs(Args):
     tie: bool = False
 
 
-def add_linear(
-    b, x, out: Dim, *, bias: bool, role: str, name: str, width: Dim | None = None
-):
+def add_linear(b, x, out: Dim, *, bias: bool, role: str, name: str, width: Dim | None = None):
     """Declare a linear module under `role`'s checkpoint name, and apply it; `width` is another name of x's."""
     attrs = LinearAttrs(x.type.width if width is None else width, out, bias)
     module = b.module("linear", attrs, role, linear_shapes(attrs), name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vlmspec.compiler.emit.expr import atom, call
+from vlmspec.compiler.emit.expr import atom, call, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType
@@ -155,7 +155,7 @@ SLICE_TOKENS = Op(
     "The sequence without its first tokens.",
     infer=_infer_slice,
     emit=lambda node, scope: scope.atom(
-        f"{scope.use(node['x']).flat()}[:, {scope.dim(node.attrs.start)} :]"
+        f"{scope.name(node['x'])}[:, {slice_text(scope.dim(node.attrs.start), '')}]"
     ),
     attrs=SliceAttrs,
     results=("x",),
@@ -187,7 +187,7 @@ LAST_TOKENS = Op(
     "The last `keep` tokens of the sequence; all of them where `keep` is 0.",
     infer=_infer_last,
     emit=lambda node, scope: scope.atom(
-        f"{scope.use(node['x']).flat()}[:, -{scope.use(node['keep']).flat()} :]"
+        f"{scope.name(node['x'])}[:, -{scope.use(node['keep']).flat()}:]"
     ),
     results=("x",),
     inline=False,

@@ -37,7 +37,9 @@ class FuseSiblingLinears:
                     graph = self._fuse(graph, nodes, context)
         return graph
 
-    def _refusal(self, graph: Graph, nodes: list[Node], tied: frozenset[str] | set[str]) -> str | None:
+    def _refusal(
+        self, graph: Graph, nodes: list[Node], tied: frozenset[str] | set[str]
+    ) -> str | None:
         modules = [graph.module(n.module or "") for n in nodes]
         names = ", ".join(f"`{m.name}`" for m in modules)
         if len({m.attrs.bias for m in modules}) > 1:

@@ -49,7 +49,7 @@ class HoistSplitHeads:
         attrs = HeadsAttrs(sum(counts, Dim.const(0)), heads[0].attrs.head_dim)
         source = split["x"].type
         shape = (*source.shape[:-1], attrs.num_heads, attrs.head_dim)
-        whole = Value(f"{split['x'].name}_heads", source.with_shape(*shape))
+        whole = Value(_numbered(graph, split["x"].name), source.with_shape(*shape))
         view = Node("split_heads", split.inputs, (whole,), attrs, None, split.span)
         pieces = tuple(n.output for n in heads)
         parts = Node("split", (("x", whole),), pieces, SplitAttrs(counts, -2), None, split.span)
@@ -60,3 +60,9 @@ class HoistSplitHeads:
             elif not any(node is n for n in heads):
                 found.append(node)
         return graph.with_nodes(found)
+
+
+def _numbered(graph: Graph, name: str) -> str:
+    """`name` with the first number that makes it unique in the graph."""
+    taken = {v.name for n in graph.nodes for v in n.outputs} | {v.name for v in graph.inputs}
+    return next(f"{name}_{i}" for i in range(1, len(taken) + 2) if f"{name}_{i}" not in taken)

@@ -11,7 +11,7 @@ from vlmspec.kernels.rope.reference import apply_rope
 
 
 def token_positions(x: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
-    """Positions of the tokens [B, T]: as given, else counted on from the `past` tokens of the cache."""
+    """Positions of the tokens [B, T]: as given, else counted on from the `past` cached ones."""
     if position_ids is not None:
         return position_ids
     return torch.arange(past, past + x.shape[1], device=x.device)[None]
@@ -24,7 +24,7 @@ def causal_mask(x: Tensor, attention_mask: Tensor | None, past: int) -> Tensor |
 
     Args:
         x: embeddings of the new tokens [B, T, D].
-        attention_mask: 1 for real tokens, 0 for padding, cached tokens included [B, S]; None without padding.
+        attention_mask: 1 for tokens, 0 for padding, cached ones included [B, S]; None if all are 1.
         past: number of cached tokens.
     """
     length = x.shape[1]
@@ -65,7 +65,7 @@ def causal_attention(
 
     Args:
         q: queries [B, T, H, E].
-        k, v: keys and values of the new tokens [B, T, G, E]; query head h reads key head h // (H / G).
+        k, v: keys and values of the new tokens [B, T, G, E]; query head h reads head h // (H / G).
         mask: which keys each query may see [B or 1, 1, T, S]; None for plain causality.
         cache: keys and values of earlier tokens; the new ones are appended to it.
         scale: factor on the scores; E ** -0.5 if not given.
@@ -103,6 +103,4 @@ def rope_causal_attention(
     Args:
         cos, sin: the rotation at each token's position [B or 1, T, 1, E].
     """
-    return causal_attention(
-        apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, mask, cache, scale
-    )
+    return causal_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, mask, cache, scale)

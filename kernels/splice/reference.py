@@ -1,4 +1,7 @@
-"""Visual tokens into the text sequence. Legend: B batch, T tokens, D model width, N visual tokens of all images."""
+"""Visual tokens into the text sequence.
+
+Legend: B batch, T tokens, D model width, N visual tokens of all images.
+"""
 
 import torch
 from torch import Tensor
@@ -32,6 +35,6 @@ def check_visual_tokens(placeholders: Tensor, visual: Tensor) -> None:
     if expected != visual.shape[0]:
         rows = placeholders.sum(-1).tolist()
         raise ValueError(
-            f"the prompt holds {expected} visual placeholders (per row: {rows}) but the images give "
-            f"{visual.shape[0]} visual tokens; repeat the placeholder once per visual token"
+            f"the prompt holds {expected} visual placeholders (per row: {rows}), but the images "
+            f"give {visual.shape[0]} visual tokens; repeat the placeholder once per visual token"
         )

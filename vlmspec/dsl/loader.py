@@ -114,7 +114,9 @@ def _load(path: Path, name: str, model: type[M], other: str, what: str) -> Loade
     return Loaded(document, tree, source, path.resolve().parent)
 
 
-def report(found: Diagnostics, error: ValidationError, node: Node, model: Any, at: Span | None = None) -> None:
+def report(
+    found: Diagnostics, error: ValidationError, node: Node, model: Any, at: Span | None = None
+) -> None:
     """Turn pydantic's errors into diagnostics with places; `at` is where a missing key is shown."""
     for item in error.errors(include_url=False):
         _report_one(found, item, node, model, at)
@@ -150,7 +152,9 @@ def _report_one(found: Diagnostics, item: Any, node: Node, model: Any, at: Span 
             offset = context.get("offset")
             if offset is not None and place.text.startswith(str(item["input"])[:1]):
                 start = min(place.start + offset, place.end)
-                place = place.source.span(start, min(start + max(context.get("length") or 1, 1), place.end))
+                place = place.source.span(
+                    start, min(start + max(context.get("length") or 1, 1), place.end)
+                )
             found.error(context["code"], context["message"], place, help=context.get("help"))
         case _:
             message = f"{_show(item['input'])}: {item['msg'][:1].lower()}{item['msg'][1:]}"

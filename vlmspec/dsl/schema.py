@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*$", max_length=64)]
+Slug = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*$", max_length=64)
+]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Value = int | float | str | bool | None
@@ -44,7 +46,9 @@ class Take(Document):
         default=None,
         description="How many layers run; -1 is the last layer's output, -2 the one before.",
     )
-    drop: Any = Field(default="none", description="`cls` drops the tokens prepended to the patches.")
+    drop: Any = Field(
+        default="none", description="`cls` drops the tokens prepended to the patches."
+    )
 
 
 class Component(BaseModel):
@@ -60,7 +64,8 @@ class Component(BaseModel):
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: str = Field(default="", description="Where config.json keeps this component's sizes.")
     weights: str | tuple[str, ...] | dict[str, str] = Field(
-        default="", description="Where its tensors live in the checkpoint; `a | b` are alternatives."
+        default="",
+        description="Where its tensors live in the checkpoint; `a | b` are alternatives.",
     )
     take: Take | None = None
 
@@ -117,4 +122,6 @@ class Part(Document):
     )
     embed: tuple[Any, ...] = Field(default=(), description="Steps from ids to embeddings.")
     body: tuple[Any, ...]
-    head: tuple[Any, ...] = Field(default=(), description="Steps from the last state to the output.")
+    head: tuple[Any, ...] = Field(
+        default=(), description="Steps from the last state to the output."
+    )

@@ -34,7 +34,7 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float) -> Any:
 
 
 def check_choice(data: dict, paths: tuple[str, ...], accepted: tuple, default: Any) -> None:
-    """Refuse a checkpoint whose choice at `paths` is not the one that this package was compiled for.
+    """Refuse a checkpoint whose choice at `paths` is not the one that this package is for.
 
     Raises:
         ValueError: naming both choices.
