@@ -21,6 +21,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `python -P`, which leaves it out
 
 from rich.console import Console
 from rich.table import Table
@@ -160,7 +162,9 @@ def compare_stages(emitted: dict, reference: Any, stages: dict[str, str], inputs
     """
     from vlmspec import verification
 
+    caption = "not run: the checkpoint holds the layer, and nothing reads its result"
     table = Table(title="Emitted module against transformers", title_justify="left")
+    table.caption, table.caption_justify = caption, "left"
     table.add_column("stage")
     columns = {}
     for dtype, model in emitted.items():

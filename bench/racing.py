@@ -9,6 +9,7 @@ slows all of them. The best round counts.
 import argparse
 import importlib.util
 import json
+import os
 import platform
 import random
 import subprocess
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers
 ROOT = Path(__file__).resolve().parent.parent
 RUNNERS = ("emitted", "eager", "sdpa")
 
@@ -64,9 +66,7 @@ def emitted_runner(package: Any, checkpoint: Path) -> Runner:
 def reference_runner(checkpoint: Path, attention: str) -> Runner:
     """Load a checkpoint with transformers."""
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         checkpoint, attn_implementation=attention, local_files_only=True
     )
@@ -174,8 +174,6 @@ def import_torch() -> float:
 
 def circumstances() -> dict[str, Any]:
     """What a stored measurement must say about itself: commit, versions, date, machine."""
-    import os
-
     import torch
     import transformers
 

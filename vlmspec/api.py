@@ -286,7 +286,38 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         reference=architecture.reference,
         model_types=model_types,
         options=options,
+        kernels=_kernels(options["target"], options["dtype"]),
     )
+
+
+def _kernels(target: str, dtype: str) -> dict[str, str]:
+    """The kernel that serves each op that has one."""
+    from vlmspec.kernels.registry import KERNELS, choose
+
+    chosen = {kernel.op: choose(kernel.op, target, dtype) for kernel in KERNELS}
+    return {op: kernel.name for op, kernel in chosen.items() if kernel is not None}
+
+
+def list_parts() -> list[dict[str, Any]]:
+    """The bundled parts: name, kind, title, public implementation and length."""
+    from vlmspec.dsl.loader import bundled_folder, load_part, part_names
+
+    folder = bundled_folder()
+    found = []
+    for name in part_names(folder):
+        loaded = load_part(name, folder)
+        assert loaded is not None
+        document = loaded.document
+        found.append(
+            {
+                "name": document.part,
+                "kind": document.kind,
+                "title": document.title,
+                "source": document.source,
+                "lines": loaded.source.text.count("\n"),
+            }
+        )
+    return found
 
 
 def list_specs() -> list[dict[str, Any]]:
@@ -314,7 +345,22 @@ def show(spec: SpecLike, **options: Any) -> dict[str, Any]:
     from vlmspec.report.tree import describe
 
     built = build(spec, **options)
-    return describe(built.loaded.document, built.program)
+    spans = {
+        name: built.loaded.span("graph", name, key=True) for name in built.loaded.document.graph
+    }
+    places = {name: f"{span.source.name}:{span.line}" for name, span in spans.items()}
+    return describe(built.loaded.document, built.program, places)
+
+
+def draw(spec: SpecLike, format: str = "svg", **options: Any) -> str:
+    """Draw the components of an architecture and what flows between them.
+
+    Args:
+        format: `svg`, `mermaid`, `dot` or `json`.
+    """
+    from vlmspec.report.picture import draw as write
+
+    return write(show(spec, **options), format)
 
 
 def explain(spec: SpecLike, **options: Any) -> list[dict[str, Any]]:
@@ -353,7 +399,9 @@ __all__ = [
     "build",
     "check",
     "compile",
+    "draw",
     "explain",
+    "list_parts",
     "list_specs",
     "load_spec",
     "schema",

@@ -1,4 +1,4 @@
-"""Functions of the kernel library, cut out of its source files for an emitted package.
+"""Definitions of the kernel library, cut out of its source files for an emitted package.
 
 The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs no torch.
 """
@@ -10,71 +10,85 @@ from pathlib import Path
 
 from vlmspec import kernels
 
-FAMILIES = ("activation", "norm", "rope", "attention", "splice")
+FILES = (
+    "linear/cpu.py",
+    "activation/reference.py",
+    "norm/reference.py",
+    "rope/reference.py",
+    "attention/reference.py",
+    "splice/reference.py",
+)
+TORCH_IMPORTS = (
+    ("torch", "import torch"),
+    ("F", "import torch.nn.functional as F"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
-    """A function of the library: its source, and the other functions of the library that it calls."""
+class Definition:
+    """A function, class or constant of the library: its source, and every name that it mentions."""
 
     name: str
     source: str
-    calls: tuple[str, ...]
-    modules: tuple[str, ...]
+    mentions: frozenset[str]
+    constant: bool
 
 
 @cache
-def library() -> dict[str, Function]:
-    """Every function of the library, families in order."""
+def library() -> dict[str, Definition]:
+    """Every definition of the library, in order."""
     folder = Path(str(kernels.__file__)).parent
-    trees = {f: (folder / f / "reference.py").read_text(encoding="utf-8") for f in FAMILIES}
-    parsed = {family: ast.parse(text) for family, text in trees.items()}
-    known = {
-        n.name for tree in parsed.values() for n in tree.body if isinstance(n, ast.FunctionDef)
-    }
-    found: dict[str, Function] = {}
-    for family, tree in parsed.items():
-        lines = trees[family].splitlines()
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef):
-                source = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-                calls = tuple(sorted((names & known) - {node.name}))
-                found[node.name] = Function(node.name, source, calls, tuple(sorted(names)))
+    found: dict[str, Definition] = {}
+    for name in FILES:
+        text = (folder / name).read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if (defined := _name(node)) is not None:
+                found[defined] = _definition(defined, node, text)
     return found
 
 
-def closure(names: set[str]) -> list[Function]:
-    """The named functions and those that they call, in the library's order."""
+def _name(node: ast.stmt) -> str | None:
+    match node:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            return name
+        case _:
+            return None
+
+
+def _definition(name: str, node: ast.stmt, text: str) -> Definition:
+    source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+    # The cache's class lives in a file of its own, which the library cannot import.
+    source = source.replace('"KVCache | None"', "KVCache | None")
+    mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))
+    return Definition(name, source, mentions - {name}, isinstance(node, ast.Assign))
+
+
+def closure(names: set[str]) -> list[Definition]:
+    """The named definitions and those that they mention, in the library's order."""
     known = library()
     needed: set[str] = set()
     waiting = sorted(names)
     while waiting:
         name = waiting.pop()
-        if name not in needed:
+        if name in known and name not in needed:
             needed.add(name)
-            waiting += known[name].calls
-    return [function for name, function in known.items() if name in needed]
+            waiting += sorted(known[name].mentions)
+    return [definition for name, definition in known.items() if name in needed]
 
 
 def functional_source(names: set[str], header: str) -> str:
-    """The file `functional.py` of a package that uses these functions."""
-    functions = closure(names)
-    used = {name for function in functions for name in function.modules}
-    text = "\n".join(function.source for function in functions)
-    imports = ["import math"] if "math" in used else []
-    blank = [""] if imports else []
-    torch = [
-        line
-        for line, wanted in (
-            ("import torch", "torch" in used),
-            ("import torch.nn.functional as F", "F" in used),
-            ("from torch import Tensor", "Tensor" in used),
-        )
-        if wanted
-    ]
-    local = ["", "from .generation import KVCache"] if "KVCache" in text else []
-    body = "\n\n\n".join(function.source for function in functions).replace(
-        '"KVCache | None"', "KVCache | None"
-    )
-    return header + "\n".join([*imports, *blank, *torch, *local]) + "\n\n\n" + body + "\n"
+    """The file `functional.py` of a package that uses these definitions."""
+    definitions = closure(names)
+    used = frozenset().union(*(d.mentions for d in definitions))
+    groups = [["import math"] if "math" in used else []]
+    torch = [line for name, line in TORCH_IMPORTS if name in used]
+    from_torch = [name for name in ("Tensor", "nn") if name in used]
+    groups.append([*torch, f"from torch import {', '.join(from_torch)}"] if from_torch else torch)
+    groups.append(["from .generation import KVCache"] if "KVCache" in used else [])
+    imports = "\n\n".join("\n".join(group) for group in groups if group)
+    constants = [d.source for d in definitions if d.constant]
+    rest = [d.source for d in definitions if not d.constant]
+    blocks = ["\n".join([imports, *([""] if constants else []), *constants]), *rest]
+    return header + "\n\n\n".join(blocks) + "\n"

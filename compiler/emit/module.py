@@ -14,8 +14,9 @@ ANNOTATIONS = {"cache": "Cache | None", "kv": "KVCache | None", "host_int": "int
 class ModuleEmitter:
     """Writes the classes of one program."""
 
-    def __init__(self, program: Program, classes: dict[str, str]):
+    def __init__(self, program: Program, classes: dict[str, str], kernels: dict[str, str]):
         self.program = program
+        self.kernels = kernels
         self.classes = classes
         self.configs = ConfigUse(program)
         self.helpers: set[str] = set()
@@ -71,7 +72,7 @@ class ModuleEmitter:
         ]
         if keep_config:
             lines.append("        self.config = config")
-        scope = Scope(graph, self.configs, OPS, self.helpers, root="config")
+        scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, root="config")
         for module in graph.modules:
             lines += self._construct(graph, module, scope)
         return lines
@@ -105,7 +106,7 @@ class ModuleEmitter:
         return f"{text} = None" if entry and optional else text
 
     def _forward(self, graph: Graph) -> tuple[list[str], Scope]:
-        scope = Scope(graph, self.configs, OPS, self.helpers)
+        scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels)
         scope.start()
         for index in range(len(graph.nodes)):
             scope.emit(index)
@@ -115,7 +116,7 @@ class ModuleEmitter:
     def entry_forward(self, outputs: dict[str, Value]) -> tuple[list[str], Scope]:
         """The forward of the whole model: what depends on an optional input stands under one `if`."""
         graph = self.program.graphs[self.program.entry]
-        scope = Scope(graph, self.configs, OPS, self.helpers, inline=False)
+        scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, inline=False)
         scope.start()
         guard: frozenset[str] = frozenset()
         for index, node in enumerate(graph.nodes):

@@ -38,6 +38,7 @@ class Description:
     reference: Mapping[str, str] = field(default_factory=dict)
     model_types: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
 
 class PackageEmitter:
@@ -47,7 +48,7 @@ class PackageEmitter:
         self.program = program
         self.about = description
         self.classes = class_names(program, description.kinds)
-        self.modules = ModuleEmitter(program, self.classes)
+        self.modules = ModuleEmitter(program, self.classes, dict(description.kernels))
         self.configs = ConfigEmitter(program, used_sizes(program), dict(description.model_types))
         self.weights = WeightEmitter(program, self.modules.configs)
         self.name = identifier(program.name)

@@ -22,6 +22,7 @@ class Scope:
     configs: ConfigUse
     ops: dict[str, Op]
     helpers: set[str]
+    kernels: dict[str, str] = field(default_factory=dict)
     root: str = "self.config"
     inline: bool = True
     indent: int = 8
@@ -77,6 +78,11 @@ class Scope:
 
     def atom(self, text: str) -> Expr:
         return atom(text)
+
+    def kernel(self, op: str) -> str | None:
+        """The kernel that was chosen for an op, which the package will contain; None for plain torch."""
+        name = self.kernels.get(op)
+        return None if name is None else self.helper(name)
 
     def comment(self, text: str) -> None:
         """Put a comment after the next statement."""

@@ -29,7 +29,7 @@ def _construct_linear(module, scope):
     attrs = module.attrs
     options = {} if attrs.bias else {"bias": "False"}
     sizes = scope.dim(attrs.in_features), scope.dim(attrs.out_features)
-    return call("nn.Linear", *sizes, **options)
+    return call(scope.kernel("linear") or "nn.Linear", *sizes, **options)
 
 
 LINEAR_MODULE = ModuleKind("linear", LinearAttrs, linear_shapes, _construct_linear)

@@ -138,6 +138,20 @@ def public_gradients(model, folder: Path) -> dict[str, torch.Tensor]:
     return tensors_of(folder)
 
 
+def gradient_errors(got: dict, want: dict, dtype: torch.dtype) -> dict[str, float]:
+    """Relative L2 error of every gradient; 0 where both are nothing but rounding.
+
+    The bias of keys without rotary positions moves all scores of a query alike, which the softmax
+    does not see: its gradient is zero, and two implementations round it differently.
+    """
+    nothing = 100 * torch.finfo(dtype).eps * max(float(g.norm()) for g in want.values())
+    errors = {}
+    for key, gradient in want.items():
+        silent = max(float(gradient.norm()), float(got[key].norm())) <= nothing
+        errors[key] = 0.0 if silent else relative_error(got[key], gradient)
+    return errors
+
+
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint, sharded or not."""
     found: dict[str, torch.Tensor] = {}

@@ -35,20 +35,60 @@ def draw_table(
 
 
 def draw_architecture(data: dict[str, Any], session: Session) -> str:
-    """Draw what `api.show` found: a tree of components, visual tokens and sizes."""
-    total = data.get("total_parameters")
+    """Draw what `api.show` found: a tree of components, their shapes, visual tokens and sizes."""
     title = " ".join(filter(None, [session.style(data["name"], bold=True), data.get("title")]))
-    if total is not None:
-        title += f"\n{short_number(total)} parameters ({total:,})"
-    rows = list(_rows(data.get("components") or (), session))
-    blocks = [title]
-    if rows:
+    blocks = ["\n".join([title, *_summary(data)])]
+    components = data.get("components") or ()
+    if rows := list(_rows(components, session, session.verbosity > 0)):
         blocks.append(draw_table(["component", "op", "gives", "parameters"], rows, session, {3}))
-    for head, key in (("visual tokens", "visual_tokens"), ("sizes", "sizes")):
-        if facts := data.get(key):
-            lines = [session.style(head.upper(), bold=True), *_facts(facts)]
-            blocks.append("\n".join(lines))
+    shapes = {c["name"]: _mapping(c) for c in components if c.get("output_formula")}
+    tokens = {n: _tokens(entry) for n, entry in (data.get("visual_tokens") or {}).items()}
+    sections = {"shapes": shapes, "visual tokens": tokens, "sizes": data.get("sizes")}
+    for head, facts in sections.items():
+        if facts:
+            blocks.append("\n".join([session.style(head.upper(), bold=True), *_facts(facts)]))
     return "\n\n".join(blocks)
+
+
+def _summary(data: dict[str, Any]) -> Iterator[str]:
+    """One line of costs, and one of parameters that nothing reads."""
+    parts = []
+    if (total := data.get("total_parameters")) is not None:
+        parts.append(f"{short_number(total)} parameters ({total:,})")
+    known = [entry for entry in (data.get("visual_tokens") or {}).values() if _value(entry)]
+    parts += [f"{_value(entry):,} visual tokens" for entry in known]
+    cache = (data.get("kv_cache") or {}).get("bytes_per_token", {})
+    if size := cache.get("bfloat16"):
+        parts.append(f"{size / 1024:,.4g} KiB of cache a token in bfloat16")
+    flops = data.get("flops") or {}
+    if flops.get("total"):
+        images, tokens = flops["inputs"]["images"], flops["inputs"]["tokens"]
+        what = "one image, " if images else ""
+        parts.append(f"{short_number(flops['total'])} FLOPs to read {what}{tokens} tokens in all")
+    room = max(_room() or 100, 4 * _NARROWEST)
+    yield from textwrap.wrap(", ".join(parts), room)
+    if modules := data.get("unused_modules"):
+        names = ", ".join(entry["module"] for entry in modules)
+        amount = short_number(data["unused_parameters"])
+        yield from textwrap.wrap(f"{amount} of them are stored and never read: {names}", room)
+
+
+def _value(entry: Any) -> int | None:
+    return entry.get("value") if isinstance(entry, dict) else entry
+
+
+def _tokens(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    value = "not known" if entry.get("value") is None else entry["value"]
+    text = f"{value} for each {entry['per']}"
+    if image := entry.get("image"):
+        text += f" {image}"
+    return f"{text} = {entry['formula']}"
+
+
+def _mapping(component: dict[str, Any]) -> str:
+    return f"{component['input_formula']} -> {component['output_formula']}"
 
 
 def short_number(value: int) -> str:
@@ -61,27 +101,35 @@ def short_number(value: int) -> str:
     return str(value)
 
 
-def _rows(components: Sequence[dict[str, Any]], session: Session) -> Iterator[list[str]]:
+def _rows(
+    components: Sequence[dict[str, Any]], session: Session, deep: bool
+) -> Iterator[list[str]]:
     for component in components:
         yield _row(component, session.style(component["name"], bold=True))
-        yield from _child_rows(component.get("children") or (), "", session)
+        yield from _child_rows(component.get("children") or (), "", session, deep)
 
 
 def _child_rows(
-    children: Sequence[dict[str, Any]], indent: str, session: Session
+    children: Sequence[dict[str, Any]], indent: str, session: Session, deep: bool
 ) -> Iterator[list[str]]:
+    """One row a module; what is inside a step such as `mlp` only where `deep`."""
     middle, last, bar = _BRANCHES[session.draws_unicode()]
     for index, child in enumerate(children):
         is_last = index == len(children) - 1
         yield _row(child, indent + (last if is_last else middle) + child["name"])
         deeper = indent + ("   " if is_last else bar)
-        yield from _child_rows(child.get("children") or (), deeper, session)
+        if deep or child.get("count"):
+            yield from _child_rows(child.get("children") or (), deeper, session, deep)
 
 
 def _row(component: dict[str, Any], name: str) -> list[str]:
     parameters = component.get("parameters")
     count = "" if parameters is None else short_number(parameters) if parameters else "-"
-    return [name, _text(component.get("op")), _text(component.get("output")), count]
+    op = _text(component.get("op"))
+    if each := component.get("parameters_each"):
+        op += f", {short_number(each)} each"
+    op += " (never read)" if component.get("unused") else ""
+    return [name, op, _text(component.get("output")), count]
 
 
 def _facts(facts: Any) -> Iterator[str]:

@@ -3,15 +3,95 @@
 Bodies (lists of steps) and a component's arguments are checked later, against the op that they name.
 """
 
+import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from vlmspec.dsl import names
+
+
+def fault(
+    code: str, message: str, help: str | None = None, *, offset: int | None = None, length: int = 1
+) -> PydanticCustomError:
+    """A validation error that carries a diagnostic: its code, its mend, and where in the text it is."""
+    context = {"message": message, "code": code, "help": help, "offset": offset, "length": length}
+    return PydanticCustomError("vlmspec", "{message}", context)
+
+
+def _not_in(reserved: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name in reserved:
+            message = f"`{name}` is taken: the emitted code has something of this name already"
+            raise fault("VS106", message, f"choose another name, such as `{name}_1`")
+        return name
+
+    return AfterValidator(check)
+
+
+def _matching(pattern: str, what: str, mend: str) -> AfterValidator:
+    known = re.compile(pattern)
+
+    def check(text: str) -> str:
+        whole = known.match(text)
+        if whole is None or whole.end() < len(text):
+            at = whole.end() if whole else 0
+            raise fault("VS104", f"this is not {what}", mend, offset=at, length=1)
+        return text
+
+    return AfterValidator(check)
+
 
 Slug = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*$", max_length=64)
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=64)]
+ArchitectureName = Annotated[Slug, _not_in(names.ARCHITECTURES)]
+ComponentName = Annotated[Name, _not_in(names.COMPONENTS)]
+InputName = Annotated[Name, _not_in(names.INPUTS)]
+SizeName = Annotated[Name, _not_in(names.SIZES)]
+# A title stands in docstrings, so it holds nothing that ends one.
+Title = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    _matching(
+        r'[^"\\\n\r\t\x85\u2028\u2029]*',
+        "plain text of one line",
+        "leave out double quotes, backslashes, tabs and line breaks",
+    ),
+]
+ConfigPath = Annotated[
+    str,
+    StringConstraints(max_length=200),
+    _matching(
+        r"/?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
+        "a path in config.json",
+        "write keys joined by dots, as in `vision_config.hidden_size`",
+    ),
+]
+ConfigPrefix = Literal[""] | ConfigPath
+# Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
+WeightName = Annotated[
+    str,
+    StringConstraints(max_length=200),
+    _matching(
+        r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*",
+        "the name of tensors in a checkpoint",
+        "write names joined by dots, as in `model.layers`; layers add their index by themselves",
+    ),
+]
+WeightPrefixes = Annotated[
+    str,
+    StringConstraints(max_length=400),
+    _matching(
+        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)*)?",
+        "where tensors lie in a checkpoint",
+        "write names joined by dots; alternatives are separated by `|`, as in `model.text | text`",
+    ),
+]
 Value = int | float | str | bool | None
 
 KINDS = ("encoder", "connector", "fusion", "decoder", "head")
@@ -27,7 +107,7 @@ class Document(BaseModel):
 class FromConfig(Document):
     """A value that a checkpoint's config.json may set."""
 
-    config: str | tuple[str, ...] = Field(
+    config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
     default: Value = Field(default=None, description="The value where config.json has none.")
@@ -62,8 +142,10 @@ class Component(BaseModel):
     decoder: Slug | None = None
     head: Slug | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
-    config: str = Field(default="", description="Where config.json keeps this component's sizes.")
-    weights: str | tuple[str, ...] | dict[str, str] = Field(
+    config: ConfigPrefix = Field(
+        default="", description="Where config.json keeps this component's sizes."
+    )
+    weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] = Field(
         default="",
         description="Where its tensors live in the checkpoint; `a | b` are alternatives.",
     )
@@ -82,19 +164,25 @@ class Architecture(Document):
     """A whole vision-language architecture."""
 
     vlmspec: Literal[1] = Field(description="Version of the language.")
-    name: Slug = Field(description="Name of the architecture and of the emitted package.")
-    title: str = Field(max_length=200)
-    paper: str | None = Field(default=None, max_length=200)
-    checkpoint: str | None = Field(default=None, max_length=200, description="A public checkpoint.")
-    model_type: str | None = Field(
-        default=None, max_length=64, description="`model_type` of the public config.json."
+    name: ArchitectureName = Field(
+        description="Name of the architecture and of the emitted package."
     )
-    inputs: dict[Name, Literal["image", "text"]] = Field(
-        description="Inputs by the public processor's names, and what each one is."
+    title: Title
+    paper: Title | None = None
+    checkpoint: Title | None = Field(default=None, description="A public checkpoint.")
+    model_type: ConfigPath | None = Field(
+        default=None, description="`model_type` of the public config.json."
     )
-    sizes: dict[Name, Setting] = Field(default_factory=dict)
-    graph: dict[Name, Component] = Field(description="The components, in order.")
-    outputs: dict[Name, Name] = Field(description="Outputs, and the component that gives each.")
+    inputs: dict[InputName, Literal["image", "text"]] = Field(
+        min_length=1, description="Inputs by the public processor's names, and what each one is."
+    )
+    sizes: dict[SizeName, Setting] = Field(default_factory=dict)
+    graph: dict[ComponentName, Component] = Field(
+        min_length=1, description="The components, in order."
+    )
+    outputs: dict[InputName, Name] = Field(
+        min_length=1, description="Outputs, and the component that gives each."
+    )
     reference: dict[str, str] = Field(
         default_factory=dict,
         description="Module of the public implementation that computes each stage, for `verify`.",
@@ -110,11 +198,11 @@ class Part(Document):
     vlmspec: Literal[1]
     part: Slug
     kind: Kind
-    title: str = Field(max_length=200)
-    source: str = Field(default="", max_length=300, description="The public implementation.")
-    model_type: str | None = Field(default=None, max_length=64)
-    sizes: dict[Name, Setting] = Field(default_factory=dict, description="Numbers, by name.")
-    options: dict[Name, Setting] = Field(
+    title: Title
+    source: Literal[""] | Title = Field(default="", description="The public implementation.")
+    model_type: ConfigPath | None = None
+    sizes: dict[SizeName, Setting] = Field(default_factory=dict, description="Numbers, by name.")
+    options: dict[SizeName, Setting] = Field(
         default_factory=dict, description="Choices that change the code, by name; used as `$name`."
     )
     input: tuple[int | str, ...] = Field(
