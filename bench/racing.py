@@ -173,7 +173,7 @@ def import_torch() -> float:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a stored measurement must say about itself: commit, versions, date, machine."""
+    """What a stored measurement says about itself: commit, versions, date, machine, its load."""
     import torch
     import transformers
 
@@ -191,6 +191,7 @@ def circumstances() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
     }
 
 

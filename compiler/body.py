@@ -1,22 +1,25 @@
 """Bodies: reading steps, checking their arguments, lowering them one after another."""
 
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from vlmspec.compiler.builder import LoweringFailed, StepBuilder, Weights
 from vlmspec.compiler.ir.graph import Value
 from vlmspec.compiler.ops import STEPS
 from vlmspec.compiler.ops.registry import StepKind
 from vlmspec.compiler.ops.structure import call_graph
-from vlmspec.compiler.settings import Scope
-from vlmspec.diagnostics.model import Span, suggest
-from vlmspec.dsl.loader import report
-from vlmspec.dsl.schema import Component
+from vlmspec.diagnostics.model import Label, Span, suggest
+from vlmspec.dsl.faults import near_or_list, report, show
+from vlmspec.dsl.names import MODULES
+from vlmspec.dsl.schema import Component, WeightName
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, Node, ScalarNode
 
-STEP_KEYS = ("name", "weights")
+STEP_KEYS = ("name", "weights", "from", "as")
 
 
 def lower_body(b: StepBuilder, x: Value) -> Value:
@@ -24,16 +27,24 @@ def lower_body(b: StepBuilder, x: Value) -> Value:
     steps = body_of(b.tree)
     if steps is None or not steps.items:
         b.fail("VS102", "a body needs at least one step", "a body is a list of steps")
-    failed = False
-    for step in steps.items:
+    for index, step in enumerate(steps.items):
         try:
             x = lower_step(b, step, x)
         except LoweringFailed:
-            failed = True
-            break
-    if failed:
-        raise LoweringFailed
+            check_steps(b, steps.items[index:])
+            raise
     return x
+
+
+def check_steps(b: StepBuilder, steps: Sequence[Node]) -> None:
+    """Check what can be checked of steps without lowering them: ops, arguments, names, weights."""
+    for step in steps:
+        try:
+            kind = step_parts(b, step)[0]
+        except LoweringFailed:
+            continue
+        if "body" in kind.args.model_fields and (inner := body_of(step)):
+            check_steps(b, inner.items)
 
 
 def body_of(tree: Node) -> ListNode | None:
@@ -52,20 +63,65 @@ def body_of(tree: Node) -> ListNode | None:
 
 def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     """Lower one step of a body."""
+    kind, args, inner, extra = step_parts(b, node)
+    if "from" in extra:
+        x = inner.value(extra["from"])
+    if kind.composite and b.graph is not b.component:
+        result = lower_composite(inner, kind, x, args)
+    else:
+        result = kind.lower(inner, x, args)
+    if "as" in extra:
+        b.values[check_name(b, extra["as"], node, "as")] = result
+    return result
+
+
+def lower_composite(b: StepBuilder, kind: StepKind, x: Value, args: Any) -> Value:
+    """A step that becomes a class of its own: lower it into a graph, and call that."""
+    child = b.graph.child(f"{b.component.name}.{b.name}", doc=kind.doc, span=b.span)
+    start = child.input("x", x.type)
+    result = kind.lower(b.inside(child), start, args)
+    return call_graph(b.graph, child, {"x": x}, [result], b.name)
+
+
+def step_parts(b: StepBuilder, node: Node) -> tuple[StepKind, Any, StepBuilder, dict[str, Any]]:
+    """What a step is made of: op, arguments, the builder with its name, weights and place, and its other keys.
+
+    A fault in one of them does not keep the others from being checked.
+    """
     op, value = find_op(b, node)
     kind = STEPS[op]
     span = node.key_span(op) if isinstance(node, MapNode) else node.span
+    check_keys(b, kind, op, node, value)
     raw, extra = step_arguments(node, op)
-    args = validate(b, kind, raw, node, value, span)
-    name = extra.get("name") or kind.module or op
-    weights = step_weights(b, kind, extra.get("weights"), node)
-    inner = replace(b, name=check_name(b, name, node), weights=weights, tree=node, span=span)
-    if kind.composite and b.graph is not b.component:
-        child = b.graph.child(f"{b.component.name}.{name}", doc=kind.doc, span=span)
-        start = child.input("x", x.type)
-        result = kind.lower(inner.inside(child), start, args)
-        return call_graph(b.graph, child, {"x": x}, [result], name)
-    return kind.lower(inner, x, args)
+    found = []
+    for check in (
+        lambda: validate(b, kind, raw, node, value, span),
+        lambda: check_name(b, default_name(kind, extra), node),
+        lambda: step_weights(b, kind, extra.get("weights"), node, default_name(kind, extra)),
+    ):
+        with suppress(LoweringFailed):
+            found.append(check())
+    if len(found) < 3:
+        raise LoweringFailed
+    args, name, weights = found
+    return kind, args, replace(b, name=name, weights=weights, tree=node, span=span), extra
+
+
+def check_keys(b: StepBuilder, kind: StepKind, op: str, node: Node, value: Node | None) -> None:
+    """Refuse a value that an op cannot take, and an argument that is given twice."""
+    if value is None or not isinstance(node, MapNode):
+        return
+    is_nested = isinstance(value, MapNode) and "config" not in value.items
+    given = {*(value.items if isinstance(value, MapNode) and is_nested else {})}
+    if not is_nested and not (isinstance(value, ScalarNode) and value.value is None):
+        if not kind.shorthand:
+            fields = ", ".join(f"`{name}`" for name in kind.args.model_fields)
+            mend = f"give its arguments by name: {fields}" if fields else "write the op alone"
+            b.program.fail("VS103", f"`{op}` takes no bare value", value.span, mend)
+        given = {kind.shorthand}
+    for name in given & {*node.items}:
+        message = f"`{name}` is given twice: under `{op}` and beside it"
+        b.program.fail("VS111", message, node.key_span(name), "keep one of the two")
 
 
 def find_op(b: StepBuilder, node: Node) -> tuple[str, Node | None]:
@@ -74,6 +130,8 @@ def find_op(b: StepBuilder, node: Node) -> tuple[str, Node | None]:
         names, value = [node.value], None
     elif isinstance(node, MapNode) and node.items:
         ops = [k for k in node.items if k in STEPS]
+        # The name of an op may also be an argument of the first, as `act` of `mlp`.
+        ops = ops[:1] + [k for k in ops[1:] if k not in STEPS[ops[0]].args.model_fields]
         names = ops or [next((k for k in node.items if k not in STEP_KEYS), "")]
         value = node.get(names[0])
     else:
@@ -114,8 +172,22 @@ def validate(
         return kind.args.model_validate(raw, context={"scope": b.scope})
     except ValidationError as error:
         place = _argument_tree(kind, node, value)
-        report(b.program.diagnostics, error, place, kind.args, at=span)
+        report(b.program.diagnostics, error, place, kind.args, span, origin_of(b, raw))
     raise LoweringFailed
+
+
+def origin_of(b: StepBuilder, raw: Any) -> Callable[[tuple[str | int, ...]], Label | None]:
+    """Says where the value of an argument was given, if the argument only names it."""
+
+    def find(path: tuple[str | int, ...]) -> Label | None:
+        value, name = raw, ""
+        for part in path:
+            if isinstance(part, str):
+                name = part
+            value = value[part] if isinstance(value, (dict, list)) else None
+        return b.scope.origin(value, name)
+
+    return find
 
 
 def _argument_tree(kind: StepKind, node: Node, value: Node | None) -> Node:
@@ -130,59 +202,56 @@ def _argument_tree(kind: StepKind, node: Node, value: Node | None) -> Node:
     return MapNode(items, node.span)
 
 
-def check_name(b: StepBuilder, name: Any, node: Node) -> str:
+def check_name(b: StepBuilder, name: Any, node: Node, key: str = "name") -> str:
     """A module's name must be an identifier that the emitted class can have as an attribute."""
-    span = (
-        node.items["name"][1].span
-        if isinstance(node, MapNode) and "name" in node.items
-        else node.span
-    )
-    if (
-        not isinstance(name, str)
-        or not name.isascii()
-        or not name.isidentifier()
-        or name != name.lower()
-    ):
-        b.program.fail("VS105", f"`{name}` is not a name", span, "small letters, digits and `_`")
-    if name in RESERVED or name.startswith("_"):
-        b.program.fail("VS106", f"`{name}` is taken: a torch module has it already", span)
+    span = node.items[key][1].span if isinstance(node, MapNode) and key in node.items else node.span
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        mend = "a name starts with a small letter and has small letters, digits and `_`"
+        b.program.fail("VS105", f"{show(name)} is not a name", span, mend)
+    if name in MODULES:
+        message = f"`{name}` is taken: the emitted code has something of this name already"
+        b.program.fail("VS106", message, span, f"choose another name, such as `{name}_1`")
     return name
 
 
-RESERVED = frozenset(
-    "forward self training parameters buffers modules children train eval to cuda cpu half float double "
-    "bfloat16 type apply zero_grad requires_grad_ share_memory compile state_dict load_state_dict "
-    "register_buffer register_parameter add_module config generate save_pretrained from_pretrained "
-    "and as assert async await break class continue def del elif else except finally for from global if "
-    "import in is lambda nonlocal not or pass raise return try while with yield none true false torch "
-    "nn math new_cache weight_map num_parameters x cache mask cos sin positions past".split()
-)
+_WEIGHTS = TypeAdapter(WeightName | tuple[WeightName, ...] | dict[str, WeightName])
 
 
-def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node) -> Weights:
-    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by role."""
+def default_name(kind: StepKind, extra: dict[str, Any]) -> Any:
+    """What a step's module is called: its `name`, else the op's own name."""
+    return extra.get("name") or kind.module or kind.name
+
+
+def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: str) -> Weights:
+    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by role.
+
+    Without `weights:` a step that has some is called in the checkpoint as it is here.
+    """
     roles = dict(kind.roles)
     base = b.weights.prefix
-    join = lambda name: ".".join(filter(None, (base, name)))  # noqa: E731
-    if given is None:
-        own = "" if "" in roles.values() or not roles else ""
-        return Weights(join(own), roles)
+    if given is None and roles:
+        given = name
+    if given is None or given == "":
+        return Weights(base, roles)
+    tree = node.get("weights") if isinstance(node, MapNode) else None
+    try:
+        _WEIGHTS.validate_python(given)
+    except ValidationError as error:
+        report(b.program.diagnostics, error, tree or node, None)
+        raise LoweringFailed from None
     if isinstance(given, str):
-        return Weights(join(given), roles)
-    span = node.items["weights"][1].span if isinstance(node, MapNode) else None
-    if isinstance(given, list) and all(isinstance(g, str) for g in given):
+        return Weights(".".join(filter(None, (base, given))), roles)
+    if isinstance(given, (list, tuple)):
         names = (
             list(roles) if len(roles) == len(given) else [f"linear_{i}" for i in range(len(given))]
         )
         return Weights(base, dict(zip(names, given, strict=True)))
-    if isinstance(given, dict) and all(isinstance(g, str) for g in given.values()):
-        for role in given:
-            if role not in roles:
-                known = ", ".join(f"`{r}`" for r in roles)
-                b.program.fail("VS101", f"no weights are called `{role}`; there are {known}", span)
-        return Weights(base, roles | given)
-    b.program.fail("VS103", "`weights` is a name, a list of names, or a mapping of names", span)
-    raise AssertionError
+    for role in given:
+        if role not in roles:
+            span = tree.key_span(role) if isinstance(tree, MapNode) else b.span
+            mend = near_or_list(role, [r for r in roles if r], "there are") or "give one name"
+            b.program.fail("VS101", f"this op has no weights called {show(role)}", span, mend)
+    return Weights(base, roles | given)
 
 
 def lower_component_step(b: StepBuilder, op: str, component: Component, x: Any) -> Value:
@@ -192,10 +261,10 @@ def lower_component_step(b: StepBuilder, op: str, component: Component, x: Any) 
     try:
         args = kind.args.model_validate(component.arguments, context={"scope": b.scope})
     except ValidationError as error:
-        report(b.program.diagnostics, error, b.tree, kind.args, at=span)
+        origin = origin_of(b, component.arguments)
+        report(b.program.diagnostics, error, b.tree, kind.args, span, origin)
         raise LoweringFailed from None
     given = component.weights
-    given = list(given) if isinstance(given, tuple) else given
     outer = replace(b, weights=Weights("", {}))
-    weights = step_weights(outer, kind, given or None, b.tree)
+    weights = step_weights(outer, kind, given, b.tree, b.name)
     return kind.lower(replace(b, weights=weights, name=kind.module or op), x, args)

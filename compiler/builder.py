@@ -12,7 +12,7 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Param, Value
 from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
-from vlmspec.diagnostics.model import Diagnostics, Span
+from vlmspec.diagnostics.model import Diagnostics, Span, suggest
 
 
 # A reader expects tensors first, then what says how to look at them.
@@ -38,6 +38,15 @@ class ProgramBuilder:
     graphs: dict[str, Graph] = field(default_factory=dict)
     alternates: dict[tuple[str, ...], None] = field(default_factory=dict)
     derived: Mapping[str, Dim] = field(default_factory=dict)
+
+    def add_graph(self, graph: Graph) -> str:
+        """Add a graph under its name, or under a numbered one where that is taken by a different graph."""
+        name, number = graph.name, 1
+        while name in self.graphs and replace(self.graphs[name], name=graph.name) != graph:
+            number += 1
+            name = f"{graph.name}_{number}"
+        self.graphs[name] = replace(graph, name=name)
+        return name
 
     def named(self, dim: Dim) -> Dim:
         """The derived size that a dimension is by definition, so that shapes read as the spec names them."""
@@ -77,6 +86,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
 
@@ -93,6 +103,14 @@ class GraphBuilder:
         self.inputs.append(value)
         self._known.add(value)
         return value
+
+    def root(self) -> "GraphBuilder":
+        """The builder of the model's own graph."""
+        return self if self.parent is None else self.parent.root()
+
+    def origin(self, value: Value) -> Value:
+        """The value of the model's graph that an operand of this component stands for."""
+        return self.given.get(value, value)
 
     def own(self, value: Value) -> Value:
         """Return `value` as this graph knows it, capturing it from the enclosing graphs if need be."""
@@ -134,6 +152,7 @@ class GraphBuilder:
     def call(
         self,
         module: str,
+        callee: str,
         operands: Mapping[str, Value],
         results: Sequence[Value],
         hint: str,
@@ -141,7 +160,10 @@ class GraphBuilder:
     ) -> tuple[Value, ...]:
         """Add a call of another graph, whose results are `results` there."""
         owned = {role: self.own(v) for role, v in operands.items()}
-        optional = frozenset().union(*(v.type.optional for v in owned.values()))
+        bears = {v.name for v in self.program.graphs[callee].inputs if _nullable(v.type)}
+        optional = frozenset().union(
+            *(v.type.optional for role, v in owned.items() if role not in bears)
+        )
         types = tuple(
             replace(v.type, optional=optional) if isinstance(v.type, TensorType) else v.type
             for v in results
@@ -170,8 +192,9 @@ class GraphBuilder:
     def finish(self, *outputs: Value) -> Graph:
         owned = tuple(self.own(v) for v in outputs)
         self.inputs.sort(key=lambda v: INPUT_RANK.get(v.name, 0))
+        name = self.name
         graph = Graph(
-            self.name,
+            name,
             tuple(self.inputs),
             tuple(self.modules),
             tuple(self.nodes),
@@ -179,13 +202,17 @@ class GraphBuilder:
             self.doc,
             self.span,
         )
-        self.program.graphs[self.name] = graph
-        return graph
+        self.name = self.program.add_graph(graph)
+        return self.program.graphs[self.name]
 
     def operands_for(self, child: "GraphBuilder", given: Mapping[str, Value]) -> dict[str, Value]:
         """Operands of a call of `child`: the explicit ones, and what it captured."""
         outer = {inner.name: self.own(value) for value, inner in child.captures.items()}
         return {v.name: outer[v.name] if v.name in outer else given[v.name] for v in child.inputs}
+
+
+def _nullable(type: Type) -> bool:
+    return isinstance(type, TensorType) and type.nullable
 
 
 def infer(
@@ -237,10 +264,33 @@ class StepBuilder:
     lower_body: Callable[["StepBuilder", Value], Value]
     tap: "Tap | None" = None
     scope: Any = None
+    values: dict[str, Value] = field(default_factory=dict)
 
     @property
     def program(self) -> ProgramBuilder:
         return self.graph.program
+
+    def value(self, name: str) -> Value:
+        """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        if name in self.values:
+            return self.values[name]
+        near = suggest(name, self.values)
+        known = ", ".join(f"`{n}`" for n in self.values) or "none"
+        mend = f"did you mean `{near}`?" if near else f"named values here: {known}"
+        return self.fail("VS203", f"no value is called `{name}`", mend)
+
+    def plan(self, op: str, inputs: Mapping[str, Value], attrs: Any = None) -> Value:
+        """Add a node to the model's plan: host work on the model's inputs, done before the traced forward.
+
+        The same request gives the same value. Operands are the component's own, followed back to the model's inputs.
+        """
+        root = self.graph.root()
+        origins = {role: self.component.origin(v) for role, v in inputs.items()}
+        key = (op, tuple(origins.items()), attrs)
+        if key not in root.ambient:
+            root.ambient[key] = root.node(op, origins, attrs, span=self.span)
+        results = root.ambient[key]
+        return results[0] if len(results) == 1 else results
 
     def node(self, op: str, inputs: Mapping[str, Value | None], attrs: Any = None, **options: Any):
         """Add a node; gives its only result, or all of them."""
@@ -262,7 +312,7 @@ class StepBuilder:
     def inside(self, graph: GraphBuilder, prefix: str | None = None) -> "StepBuilder":
         """The same step, writing into another graph; `prefix` is where the body's weights live."""
         weights = self.weights if prefix is None else Weights(prefix, {})
-        return replace(self, graph=graph, weights=weights)
+        return replace(self, graph=graph, weights=weights, values=dict(self.values))
 
 
 @dataclass(slots=True)

@@ -1,13 +1,15 @@
 """From a validated spec to a program: components in order, each one's body step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
-from vlmspec.compiler.body import lower_body
+from vlmspec.compiler.body import check_steps, lower_body
 from vlmspec.compiler.builder import (
     GraphBuilder,
     LoweringFailed,
@@ -18,13 +20,15 @@ from vlmspec.compiler.builder import (
 )
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Program, Value
-from vlmspec.compiler.ir.types import StateType, TensorType
+from vlmspec.compiler.ir.types import StateType, TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.embed import EMBEDDING_STEP
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
 from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
-from vlmspec.diagnostics.model import Diagnostics, Span, suggest
+from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
+from vlmspec.diagnostics.text import quote
+from vlmspec.dsl.faults import near_or_list, report
 from vlmspec.dsl.loader import Loaded, load_part, part_names
 from vlmspec.dsl.schema import Architecture, Component, FromConfig, Part
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode
@@ -77,6 +81,8 @@ class Lowering:
         self._check_overrides()
         self.settings.resolve_all()
         order = self._order()
+        if self.diagnostics.has_errors:
+            self._check_bodies()
         self.diagnostics.raise_if_errors()
         self._declare_inputs()
         for name in order:
@@ -103,10 +109,16 @@ class Lowering:
         tree = self.spec.tree.items["graph"][1].items[name][1]
         span = self.spec.tree.items["graph"][1].key_span(name)
         kinds = component.kinds
-        if len(kinds) != 1:
-            code, what = ("VS209", "no kind") if not kinds else ("VS210", "several kinds")
+        if not kinds:
             mend = "give one of `encoder:`, `connector:`, `fusion:`, `decoder:`, `head:`"
-            self.diagnostics.error(code, f"component `{name}` has {what}", span, help=mend)
+            message = f"component `{name}` does not say what it is"
+            self.diagnostics.error("VS209", message, span, help=mend)
+            return
+        if len(kinds) > 1:
+            first, second, *_ = sorted((tree.key_span(kind) for kind, _ in kinds), key=_start)
+            message = f"component `{name}` says twice what it is"
+            mend, labels = "keep one of the two", [Label(first, "first here")]
+            self.diagnostics.error("VS210", message, second, "", mend, secondary=labels)
             return
         ((kind, op),) = kinds
         part = self._find_part(name, kind, op, tree.items[kind][1].span)
@@ -115,23 +127,34 @@ class Lowering:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
-        part = load_part(op, self.spec.folder)
+        try:
+            part = load_part(op, self.spec.folder)
+        except SpecError as error:
+            used = Label(span, f"component `{name}` uses this part")
+            for found in error.diagnostics:
+                self.diagnostics.add(replace(found, secondary=(*found.secondary, used)))
+            return None
         steps = {n: s for n, s in STEPS.items() if s.component}
         if part is not None:
             if part.document.kind != kind:
-                message = f"part `{op}` is a {part.document.kind}, not a {kind}"
-                self.diagnostics.error(
-                    "VS207", message, span, help=f"write `{part.document.kind}: {op}`"
-                )
+                message = f"part `{op}` is of the kind `{part.document.kind}`, not `{kind}`"
+                mend = f"write `{part.document.kind}: {op}`, or name another part"
+                says = [Label(part.span("kind"), "the part says so here")]
+                self.diagnostics.error("VS207", message, span, help=mend, secondary=says)
             return part
         if op not in steps:
             near = suggest(op, [*part_names(self.spec.folder), *steps])
-            mend = f"did you mean `{near}`?" if near else "`vlmspec list --parts` shows them"
+            known = [*part_names(self.spec.folder), *steps]
+            mend = near_or_list(op, known, "there are") or ""
+            mend += f"; a part of your own stands in `parts/{op}.yaml` beside the spec"
             self.diagnostics.error("VS202", f"no part or op is called `{op}`", span, help=mend)
         elif kind not in steps[op].component:
             allowed = " or ".join(f"`{k}:`" for k in steps[op].component)
             self.diagnostics.error(
-                "VS207", f"`{op}` is not a {kind}; it goes under {allowed}", span
+                "VS207",
+                f"`{op}` cannot be a component of the kind `{kind}`",
+                span,
+                help=f"write it under {allowed}",
             )
         return None
 
@@ -157,13 +180,10 @@ class Lowering:
                 )
         known = [*part.document.sizes, *part.document.options]
         for name in given:
-            near = suggest(name, known)
-            mend = (
-                f"did you mean `{near}`?"
-                if near
-                else f"it has {', '.join(f'`{k}`' for k in known)}"
-            )
-            message = f"part `{place.op}` has no size or option `{name}`"
+            keys = ["from", "config", "weights", "take"]
+            near = suggest(name, [*keys, *known])
+            mend = f"did you mean `{near}`?" if near else near_or_list("", known, "it has")
+            message = f"part `{place.op}` has no size or option called {quote(name)}"
             self.diagnostics.error("VS214", message, place.tree.key_span(name), help=mend)
 
     def _override(self, place: Place, name: str, definition: Any, value: Any):
@@ -173,9 +193,7 @@ class Lowering:
             try:
                 return FromConfig.model_validate(value), span
             except ValidationError as error:
-                what = error.errors()[0]
-                message = f"`{'.'.join(map(str, what['loc']))}`: {what['msg'].lower()}"
-                self.diagnostics.error("VS103", message, span)
+                report(self.diagnostics, error, place.tree.items[name][1], FromConfig, span)
                 return definition, span
         if isinstance(definition, FromConfig):
             return definition.model_copy(update={"default": value}), span
@@ -186,11 +204,10 @@ class Lowering:
         overrides = self.settings.overrides
         for name in overrides.values:
             if name not in self.settings.settings:
-                near = suggest(name, self.settings.settings)
-                mend = f"did you mean `{near}`?" if near else None
-                self.diagnostics.error(
-                    "VS309", f"`--set {name}`: no such size or option", help=mend
-                )
+                settable = self._settable(name)
+                mend = near_or_list(name, settable, "there are")
+                message = f"`--set {name}`: no size or option is called {quote(name)}"
+                self.diagnostics.error("VS309", message, help=mend)
         for variant, components in self.architecture.variants.items():
             for component, values in components.items():
                 self._check_variant(variant, component, values)
@@ -202,12 +219,19 @@ class Lowering:
             if full in self.settings.settings:
                 continue
             path = ("variants", variant, component) + (() if short is None else (short,))
-            near = suggest(full, self.settings.settings)
-            mend = f"did you mean `{near}`?" if near else None
+            near = suggest(full, self._settable(full))
+            given = {component, *components_of(self.settings.settings)}
+            known = self._settable(full) if component in given else sorted(given)
+            mend = f"did you mean `{near}`?" if near else near_or_list("", known, "there are")
             span = self.spec.span(*path, key=True)
-            self.diagnostics.error(
-                "VS310", f"variant `{variant}` sets `{full}`, which is not there", span, help=mend
-            )
+            message = f"variant `{variant}` sets `{full}`, but no size or option is called so"
+            self.diagnostics.error("VS310", message, span, help=mend)
+
+    def _settable(self, name: str) -> list[str]:
+        """Sizes and options that `name` may have meant: those of its component, if there is such a one."""
+        owner = name.partition(".")[0]
+        own = [n for n in self.settings.settings if n.startswith(f"{owner}.")]
+        return own or list(self.settings.settings)
 
     # --------------------------------------------------------------------------------- data flow
 
@@ -216,7 +240,7 @@ class Lowering:
         given = self.architecture.graph[name].from_
         if isinstance(given, str):
             return {"x": given}
-        if isinstance(given, dict) and all(isinstance(v, str) for v in given.values()):
+        if isinstance(given, dict) and given and all(isinstance(v, str) for v in given.values()):
             return given
         span = self.spec.span("graph", name, "from")
         self.diagnostics.error("VS103", "`from` is a name, or a mapping of roles to names", span)
@@ -242,10 +266,54 @@ class Lowering:
         try:
             return list(TopologicalSorter(edges).static_order())
         except CycleError as error:
-            circle = " -> ".join(reversed(error.args[1]))
-            span = self.spec.span("graph", error.args[1][0], key=True)
-            self.diagnostics.error("VS204", f"components read each other: {circle}", span)
+            circle = list(reversed(error.args[1]))
+            first = min(circle, key=list(self.architecture.graph).index)
+            at = circle.index(first)
+            circle = [*circle[at:-1], *circle[:at], first]
+            spans = {n: self.spec.span("graph", n, "from") for n in circle}
+            labels = [Label(spans[n], f"`{n}` reads this") for n in circle[1:-1]]
+            message = f"components read each other: {' -> '.join(reversed(circle))}"
+            mend = "remove one of these references"
+            label = f"`{first}` reads this"
+            self.diagnostics.error("VS204", message, spans[first], label, mend, secondary=labels)
             return []
+
+    def _check_bodies(self) -> None:
+        """Where lowering cannot begin, check at least the arguments of all steps."""
+        for place in self.places.values():
+            with self._collecting(place):
+                self._check_alone(place)
+
+    @contextmanager
+    def _collecting(self, place: Place) -> Iterator[None]:
+        """Add to the faults of a component's part who uses it, and to mismatches what it reads."""
+        outer = self.diagnostics
+        inner = Diagnostics()
+        self.program.diagnostics = self.settings.diagnostics = self.diagnostics = inner
+        try:
+            yield
+        finally:
+            self.program.diagnostics = self.settings.diagnostics = self.diagnostics = outer
+            outer.extend(self._explained(place, found) for found in inner)
+
+    def _explained(self, place: Place, found: Diagnostic) -> Diagnostic:
+        labels = list(found.secondary)
+        if found.code in ("VS217", "VS305") and place.name not in self.values:
+            for role, operand in self.operands(place.name).items():
+                loc = ("graph", place.name, "from") + (() if role == "x" else (role,))
+                type = self.values[operand].type if operand in self.values else None
+                if isinstance(type, TensorType):
+                    text = f"`{operand}` is {self._shown(type)}"
+                    labels.append(Label(self.spec.span(*loc), text))
+        here = found.primary.span.source if found.primary else self.spec.source
+        if here != self.spec.source and all(n.span.source != self.spec.source for n in labels):
+            span = place.tree.items[place.kind][1].span
+            labels.append(Label(span, f"component `{place.name}` uses this part"))
+        return replace(found, secondary=tuple(labels))
+
+    def _shown(self, type: TensorType) -> str:
+        dims = [str(resolve(dim, self.settings.sizes)) for dim in type.shape]
+        return f"{type.dtype}[{', '.join(dims)}]"
 
     def _unknown_operand(self, name: str, role: str, operand: str, known: set[str]) -> None:
         near = suggest(operand, known)
@@ -258,48 +326,98 @@ class Lowering:
     def _declare_inputs(self) -> None:
         kinds = self.architecture.inputs
         optional_images = "text" in kinds.values()
-        for name, kind in kinds.items():
-            type = INPUT_TYPES[kind]
-            if kind == "image":
-                type = self._image_type(name, type)
-                if optional_images:
-                    type = replace(type, optional=frozenset({name}))
+        for name, declared in kinds.items():
+            kind = declared if isinstance(declared, str) else declared.kind
+            if isinstance(declared, str):
+                type = INPUT_TYPES[kind]
+                type = self._image_type(name, type) if kind == "image" else type
+            else:
+                shape = tuple(self._input_dim(name, d) for d in declared.shape)
+                type = TensorType(shape, declared.dtype)
+            if kind != "text" and optional_images:
+                type = replace(type, optional=frozenset({name}))
             self.values[name] = self.root.input(name, type)
+
+    def _input_dim(self, name: str, value: int | str) -> Dim:
+        """A dimension of a declared input: a size of the spec, or a new name for what varies."""
+        if isinstance(value, str) and value.isidentifier() and value not in self.settings.settings:
+            return Dim.sym(value)
+        try:
+            return Scope(self.settings, "").size(value)
+        except PydanticCustomError as error:
+            context: Mapping[str, Any] = error.context or {}
+            self.diagnostics.error(
+                context["code"], context["message"], self.spec.span("inputs", name)
+            )
+            return Dim.const(1)
 
     def _image_type(self, name: str, type: TensorType) -> TensorType:
         """The shape that the first part reading an image demands of it."""
         for place in self.places.values():
             shape = place.part.document.input if place.part else ()
             if shape and name in self.operands(place.name).values():
-                return type.with_shape(*(place.scope.size(d) for d in shape))
+                return type.with_shape(*(self._part_dim(place, i, d) for i, d in enumerate(shape)))
         return type
+
+    def _part_dim(self, place: Place, index: int, value: int | str) -> Dim:
+        assert place.part is not None
+        try:
+            return place.scope.size(value)
+        except PydanticCustomError as error:
+            context: Mapping[str, Any] = error.context or {}
+            span = place.part.span("input", index)
+            with self._collecting(place):
+                code, message = context["code"], context["message"]
+                self.diagnostics.error(code, message, span, help=context.get("help"))
+            return Dim.const(1)
 
     def _lower(self, name: str) -> None:
         place = self.places[name]
-        if any(o in self.failed for o in self.operands(name).values()):
-            self.failed.add(name)
-            return
-        try:
-            self.values[name] = self._lower_component(place)
-        except LoweringFailed:
-            self.failed.add(name)
+        with self._collecting(place):
+            if any(o in self.failed for o in self.operands(name).values()):
+                self.failed.add(name)
+                self._check_alone(place)
+                return
+            try:
+                self.values[name] = self._lower_component(place)
+            except LoweringFailed:
+                self.failed.add(name)
+
+    def _check_alone(self, place: Place) -> None:
+        """Check the steps of a component whose operands are not known."""
+        for group in ("embed", "body", "head"):
+            steps = place.part.tree.get(group) if place.part else None
+            if isinstance(steps, ListNode):
+                check_steps(self._step(place, self.root, group), steps.items)
 
     def _lower_component(self, place: Place) -> Value:
         operands = {r: self.values[o] for r, o in self.operands(place.name).items()}
         if place.part is None and STEPS[place.op].flow:
             return self._lower_flow(place, operands)
-        x = next(iter(operands.values()))
+        (first, x), *others = operands.items()
         builder = self._builder(place)
         if place.part is not None and place.part.document.embed and x.type.dtype == "int":
             x = self._embed(place, x)
         source = next(iter(self.operands(place.name).values()))
         start = builder.input(source if source in self.architecture.inputs else "x", x.type)
         builder.stream = start
+        builder.given = {start: x}
+        given = {start.name: x}
         step = self._step(place, builder)
+        for role, value in others:
+            inner = builder.input(role, self._operand_type(value))
+            builder.given[inner] = step.values[role] = value
+            given[inner.name] = value
+            step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
-        given = {start.name: x}
         return call_graph(self.root, builder, given, [result], place.name, place.name)
+
+    def _operand_type(self, value: Value):
+        """A further operand's type inside the component: what may be absent may be None there."""
+        if isinstance(value.type, TensorType) and value.type.optional:
+            return replace(value.type, nullable=True)
+        return value.type
 
     def _builder(self, place: Place) -> GraphBuilder:
         if place.name not in self.builders:
@@ -317,6 +435,7 @@ class Lowering:
         else:
             steps = place.tree
         given = place.component.weights
+        given = place.name if given is None else given
         prefix = self._weights_prefix(given) if isinstance(given, str) else ""
         tap = self._tap(place) if group == "body" else None
         return StepBuilder(
@@ -358,8 +477,6 @@ class Lowering:
         return Tap(layer, span)
 
     def _option(self, place: Place, value: Any, name: str, span: Span) -> Any:
-        from pydantic_core import PydanticCustomError
-
         try:
             return place.scope.option(value, name)
         except PydanticCustomError as error:
@@ -413,7 +530,7 @@ class Lowering:
         from vlmspec.compiler.ops.structure import GraphAttrs
 
         builder.add_module(Module("embed", "graph", GraphAttrs((path,)), (), builder.span))
-        return self.root.call(path, {"ids": ids}, graph.outputs, "x", builder.span)[0]
+        return self.root.call(path, path, {"ids": ids}, graph.outputs, "x", builder.span)[0]
 
     def _lower_flow(self, place: Place, operands: dict[str, Value]) -> Value:
         """A fusion: an op over several streams, in the model's own graph."""
@@ -451,12 +568,10 @@ class Lowering:
             if component in self.values:
                 found.append(self.values[component])
             elif component not in self.failed:
-                near = suggest(component, self.values)
-                mend = f"did you mean `{near}`?" if near else None
+                mend = near_or_list(component, self.architecture.graph, "there are")
                 span = self.spec.span("outputs", name)
-                self.diagnostics.error(
-                    "VS213", f"no component is called `{component}`", span, help=mend
-                )
+                message = f"no component is called `{component}`"
+                self.diagnostics.error("VS213", message, span, help=mend)
         return found
 
     def _order_inputs(self) -> None:
@@ -465,6 +580,15 @@ class Lowering:
         text = [n for n, kind in kinds.items() if kind == "text"]
         rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))
+
+
+def _start(span: Span) -> int:
+    return span.start
+
+
+def components_of(names: Iterable[str]) -> list[str]:
+    """The components that the full names of sizes begin with."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in names if "." in name))
 
 
 def lower(spec: Loaded[Architecture], overrides: Overrides, diagnostics: Diagnostics) -> Program:

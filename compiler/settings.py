@@ -4,19 +4,21 @@ In order: `--set`; the checkpoint's config.json; without a checkpoint, the chose
 the part's default. Sizes stay names in the program, with these values beside them; options are values.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
 from vlmspec.compiler.ir.graph import ConfigKey
 from vlmspec.compiler.ir.types import Scalar
-from vlmspec.compiler.ops.args import fault
-from vlmspec.diagnostics.model import Diagnostics, Span, suggest
-from vlmspec.dsl.schema import FromConfig
+from vlmspec.diagnostics.model import Diagnostics, Label, Span
+from vlmspec.dsl.faults import near_or_list, show
+from vlmspec.dsl.schema import FromConfig, fault
 
 INPUT_SIZES = frozenset({"batch", "tokens", "keys", "images"})
 MAX_SIZE = 2**31
@@ -25,12 +27,17 @@ MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the caller sets: values by `component.name`, a parsed config.json, and a variant's values."""
+    """What the caller sets: values by `component.name`, a parsed config.json, and a variant's values.
+
+    `config_span` and `variant_span` find the place of a dotted path in them.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     config_name: str = "config.json"
     variant: Mapping[str, Any] = field(default_factory=dict)
+    config_span: Callable[[str], Span | None] = lambda path: None
+    variant_span: Callable[[str], Span | None] = lambda path: None
 
 
 @dataclass(slots=True)
@@ -77,6 +84,7 @@ class Settings:
         self.derived: dict[str, Dim] = {}
         self.keys: dict[str, ConfigKey] = {}
         self.options: dict[str, ConfigKey] = {}
+        self.origins: dict[str, Label] = {}
         self._resolving: list[str] = []
 
     def declare(self, setting: Setting) -> None:
@@ -107,6 +115,9 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
+            if isinstance(value, (list, dict)):
+                self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
+                value = None
             self.options[name] = ConfigKey(
                 name, setting.paths, value, setting.default, setting.map, setting.span
             )
@@ -120,11 +131,10 @@ class Settings:
         if value is MISSING:
             if isinstance(default, Dim) and not setting.paths:
                 self.derived[setting.name] = default
-            value = default.value(self.sizes) if isinstance(default, Dim) else default
-        elif isinstance(value, str):
-            value = self._expression(setting, value).value(self.sizes)
-        if not self._valid(setting, value):
-            value = 1
+            value = self._value(setting, default) if isinstance(default, Dim) else default
+        elif isinstance(value, str) and setting.name not in self.origins:
+            value = self._value(setting, self._expression(setting, value))
+        value = self._checked(setting, value, self._is_fraction(default))
         dim = self._settle(setting.name, value)
         if setting.name in self.derived:
             return dim
@@ -132,6 +142,23 @@ class Settings:
             setting.name, setting.paths, value, default, span=setting.span
         )
         return dim
+
+    def _is_fraction(self, default: Any) -> bool | None:
+        """Whether a size with this default is a real number; None where the default does not tell."""
+        if isinstance(default, Dim):
+            return any(isinstance(self.sizes.get(n), float) for n in default.symbols())
+        return None if default is None else isinstance(default, float)
+
+    def _value(self, setting: Setting, dim: Dim) -> Any:
+        try:
+            return dim.value(self.sizes)  # pyright: ignore[reportArgumentType]
+        except KeyError as error:
+            message = f"size `{setting.name}` depends on `{error.args[0]}`, which only a run knows"
+            self._refuse(setting, "VS302", message)
+        except ValueError:
+            values = ", ".join(f"`{n}` is {self.sizes[n]}" for n in sorted(dim.symbols()))
+            self._refuse(setting, "VS315", f"division by zero in `{dim}`, where {values}")
+        return 1
 
     def _settle(self, name: str, value: int | float) -> Dim:
         self.sizes[name] = value
@@ -142,26 +169,34 @@ class Settings:
         component = setting.name.rpartition(".")[0]
         try:
             return Scope(self, component).expression(text)
-        except Exception as error:
-            context = getattr(error, "context", None)
-            if context is None:
-                raise
-            self.diagnostics.error(
-                context["code"], context["message"], setting.span, help=context.get("help")
-            )
+        except PydanticCustomError as error:
+            context = error.context or {}
+            span = setting.span
+            if span is not None and text in span.text:
+                start = span.start + span.text.index(text) + (context.get("offset") or 0)
+                span = span.source.span(start, start + max(context.get("length") or 1, 1))
+            code, message = context["code"], context["message"]
+            self.diagnostics.error(code, message, span, help=context.get("help"))
             return Dim.const(1)
 
     def _given(self, setting: Setting) -> Any:
         """What the caller, the config or the variant says; MISSING if none of them does."""
-        if setting.name in self.overrides.values:
-            return self.overrides.values[setting.name]
+        name = setting.name
+        if name in self.overrides.values:
+            value = self.overrides.values[name]
+            return value
         config = self.overrides.config
         if config is None:
-            return lookup(self.overrides.variant, setting.name)
+            value = lookup(self.overrides.variant, name)
+            if value is not MISSING and (span := self.overrides.variant_span(name)):
+                self.origins[name] = Label(span)
+            return value
         for path in setting.paths:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
+            if span := self.overrides.config_span(path):
+                self.origins[name] = Label(span, "given here")
             return self._mapped(setting, found, path)
         return MISSING
 
@@ -169,39 +204,67 @@ class Settings:
         table = setting.map
         if table is None:
             return found
-        key = str(found).lower() if isinstance(found, bool) or found is None else str(found)
+        key = str(found).lower() if isinstance(found, bool) else str(found)
+        key = "null" if found is None else key
         if key not in table:
-            known = ", ".join(f"`{k}`" for k in table)
-            self.diagnostics.error(
-                "VS405",
-                f"{self.overrides.config_name}: `{path}` is {found!r}; known are {known}",
-                setting.span,
-            )
+            message = f"`{path}` of {self.overrides.config_name} is {show(found)}"
+            mend = f"this spec takes {', '.join(f'`{k}`' for k in table)}; extend its `map`"
+            self._refuse(setting, "VS405", message, mend)
             return MISSING
         return table[key]
 
-    def _valid(self, setting: Setting, value: Any) -> bool:
-        short = setting.name
+    def _checked(self, setting: Setting, value: Any, fraction: bool | None) -> int | float:
+        """The value of a size as the right kind of number; 1 where it is none."""
+        what = "a number" if fraction else "a whole number"
+        name = setting.name
+        if value is None:
+            return self._absent(setting)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            shown = "missing" if value is None else f"{value!r}, not a number"
-            paths = " or ".join(f"`{p}`" for p in setting.paths)
-            mend = f"set it by `--set {short}=…`" + (
-                f", or {paths} in config.json" if paths else ""
-            )
-            code = "VS314" if value is None else "VS308"
-            self.diagnostics.error(code, f"size `{short}` is {shown}", setting.span, help=mend)
-            return False
-        least = 0 if isinstance(value, float) or "." not in short else 1
+            self._refuse(setting, "VS308", f"size `{name}` is {show(value)}, not {what}")
+            return 1
+        if fraction is False and value != int(value):
+            self._refuse(setting, "VS308", f"size `{name}` is `{value}`, not a whole number")
+            return 1
+        least = 0 if fraction or isinstance(value, float) or "." not in name else 1
         if not least <= value <= MAX_SIZE:
-            message = f"size `{short}` is {value}; it must be between {least} and 2**31"
-            self.diagnostics.error("VS303", message, setting.span)
-            return False
-        return True
+            mend = f"choose {what} between {least} and 2**31"
+            self._refuse(setting, "VS303", f"size `{name}` is {value}", mend)
+            return 1
+        return value if fraction is None else float(value) if fraction else int(value)
+
+    def _absent(self, setting: Setting) -> int:
+        ways = [f"set it by `--set {setting.name}=...`", "give it a `default`"]
+        if setting.paths:
+            ways.append(f"have {' or '.join(f'`{p}`' for p in setting.paths)} in config.json")
+        self._refuse(setting, "VS314", f"size `{setting.name}` has no value", ", or ".join(ways))
+        return 1
+
+    def _refuse(self, setting: Setting, code: str, message: str, mend: str | None = None) -> None:
+        """Report a value of a setting where it was given, and show what reads it."""
+        origin = self.origins.get(setting.name)
+        if setting.name in self.overrides.values:
+            message = f"`--set {setting.name}={self.overrides.values[setting.name]}`: {message}"
+            self.diagnostics.error(code, message, setting.span, "sets this", mend)
+        elif origin is None:
+            self.diagnostics.error(code, message, setting.span, help=mend)
+        else:
+            read = [Label(setting.span, "read by this")] if setting.span else []
+            self.diagnostics.error(code, message, origin.span, origin.text, mend, secondary=read)
+
+    def place(self, name: str) -> Span | None:
+        """Where the value of a size or option was given."""
+        if origin := self.origins.get(name):
+            return origin.span
+        return self.settings[name].span if name in self.settings else None
 
     def _circle(self, name: str) -> None:
-        circle = " -> ".join([*self._resolving[self._resolving.index(name) :], name])
+        members = self._resolving[self._resolving.index(name) :]
+        circle = " -> ".join([*members, name])
         span = self.settings[name].span
-        self.diagnostics.error("VS307", f"these sizes define each other: {circle}", span)
+        others = [Label(s, "") for n in members[1:] if (s := self.settings[n].span)]
+        mend = "give one of them as a number"
+        message = f"these sizes define each other: {circle}"
+        self.diagnostics.error("VS307", message, span, help=mend, secondary=others)
 
 
 class Scope:
@@ -227,45 +290,90 @@ class Scope:
         try:
             parsed = parse_expression(text)
         except ExpressionError as error:
-            message = f"bad expression `{text}`: {error.args[0]}"
-            raise fault("VS301", message, offset=error.offset, length=error.length) from None
+            code = "VS315" if "division by zero" in error.message else "VS301"
+            message = f"bad expression: {error.message}"
+            raise fault(code, message, offset=error.offset, length=error.length) from None
         known = self.names(option=False)
         found = {}
         for symbol in sorted(parsed.symbols()):
             if symbol in known:
                 found[symbol] = self.settings.size(known[symbol])
             elif symbol not in INPUT_SIZES:
-                raise self._unknown("VS302", "size", symbol, known, text.find(symbol))
+                raise self._unknown("VS302", "size", symbol, known, _find_word(text, symbol))
+        if not _is_name(text):
+            self._whole_only(text, found)
         return parsed.subs(found)
 
+    def _whole_only(self, text: str, found: Mapping[str, Dim]) -> None:
+        """Refuse fractions in an expression: it counts something."""
+        for symbol, dim in found.items():
+            for name in dim.symbols():
+                if isinstance(self.settings.sizes.get(name), float):
+                    message = f"`{symbol}` is a fraction, and this takes whole numbers"
+                    at = _find_word(text, symbol)
+                    raise fault("VS308", message, offset=at, length=len(symbol))
+
     def size(self, value: Any, field_name: str | None = None) -> Dim:
-        """A dimension: an integer, an expression, or `{config: …}`."""
+        """A dimension: an integer, an expression, or `{config: ...}`."""
         if isinstance(value, bool) or not isinstance(value, (int, str, dict)):
-            raise fault("VS103", f"expected a size (an integer or an expression), not {value!r}")
+            message = f"expected a size (a whole number or an expression), not {show(value)}"
+            raise fault("VS103", message)
         if isinstance(value, int):
             if not 0 <= value <= MAX_SIZE:
-                raise fault("VS303", f"{value} is not a size; it must be between 0 and 2**31")
+                mend = "choose a whole number between 0 and 2**31"
+                raise fault("VS303", f"{value} is not a size", mend)
             return Dim.const(value)
         if isinstance(value, dict):
             return self.settings.size(self._anonymous(value, field_name, option=False))
-        return self.expression(value)
+        dim = self.expression(value)
+        if _is_name(value):
+            self._whole_only(value, {value: dim})
+        return dim
 
-    def scalar(self, value: Any) -> Scalar:
-        """A real number: a literal, or the name of a size."""
+    def known_size(self, value: Any, field_name: str | None = None) -> Dim:
+        """A dimension whose value the sizes determine, and which is one."""
+        dim = self.size(value, field_name)
+        sizes = self.settings.sizes
+        try:
+            number = dim.value(sizes)  # pyright: ignore[reportArgumentType]
+        except KeyError as error:
+            name = error.args[0]
+            message = f"`{name}` is known only when the model runs, and this size must be fixed"
+            at = _find_word(str(value), name)
+            raise fault("VS302", message, offset=at, length=len(name)) from None
+        except ValueError:
+            given = ", ".join(f"`{n}` is {sizes[n]}" for n in sorted(dim.symbols()))
+            raise fault("VS315", f"division by zero: {given}") from None
+        if number < 0 or number > MAX_SIZE:
+            given = ", ".join(f"`{n}` is {sizes[n]}" for n in sorted(dim.symbols()))
+            mend = "sizes lie between 0 and 2**31" + (f"; {given}" if given else "")
+            raise fault("VS303", f"this size is {number}", mend)
+        return dim
+
+    def scalar(self, value: Any, field_name: str | None = None) -> Scalar:
+        """A real number: a literal, the name of a size, or `{config: ...}`."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return Scalar(float(value))
+        if isinstance(value, dict):
+            name = self._anonymous(value, field_name, option=False)
+            self.settings.size(name)
+            return Scalar(float(self.settings.sizes[name]), name)
         if isinstance(value, str):
             known = self.names(option=False)
             if value in known:
                 self.settings.size(known[value])
                 return Scalar(float(self.settings.sizes[known[value]]), known[value])
             raise self._unknown("VS302", "size", value, known, 0)
-        raise fault("VS103", f"expected a number or the name of a size, not {value!r}")
+        message = f"expected a number or the name of a size, not {show(value)}"
+        raise fault("VS103", message)
 
     def option(self, value: Any, field_name: str | None = None) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""
         if isinstance(value, str) and value.startswith("$"):
             known = self.names(option=True)
+            if value[1:] not in known and value[1:] in self.names(option=False):
+                mend = f"write `{value[1:]}`; the `$` is for options"
+                raise fault("VS214", f"{show(value[1:])} is a size, not an option", mend)
             if value[1:] not in known:
                 raise self._unknown("VS214", "option", value[1:], known, 1)
             return self.settings.option(known[value[1:]])
@@ -273,24 +381,83 @@ class Scope:
             return self.settings.option(self._anonymous(value, field_name, option=True))
         return value
 
+    def origin(self, value: Any, field_name: str) -> Label | None:
+        """Where the value that `$name` or `{config: ...}` stands for was given, if not here."""
+        if isinstance(value, str) and value.startswith("$"):
+            name = self.names(option=True).get(value[1:], "")
+        elif isinstance(value, dict):
+            name = next((n for n, d in self._named(field_name) if _same(d, value)), "")
+        else:
+            return None
+        span = self.settings.place(name)
+        return Label(span) if span and span != self.span else None
+
+    def _named(self, field_name: str | None) -> Iterator[tuple[str, Any]]:
+        """Names that a value written in place may get, with what already has the name, if any."""
+        for count in range(1, len(self.settings.settings) + 3):
+            name = f"{self.component}.{field_name}" + (f"_{count}" if count > 1 else "")
+            declared = self.settings.settings.get(name)
+            yield name, declared.definition if declared else None
+
     def _anonymous(self, value: dict[str, Any], field_name: str | None, *, option: bool) -> str:
-        """Declare a `{config: …}` written in place, named after the argument that it sets."""
+        """Declare a `{config: ...}` written in place, named after the argument that it sets."""
         try:
             definition = FromConfig.model_validate(value)
         except ValidationError as error:
-            what = error.errors()[0]
-            raise fault("VS103", f"`{'.'.join(map(str, what['loc']))}`: {what['msg']}") from None
-        name = f"{self.component}.{field_name}"
-        if name not in self.settings.settings:
-            self.settings.declare(Setting(name, definition, self.span, self.prefix, option))
+            raise config_fault(error, value) from None
+        for name, declared in self._named(field_name):
+            if declared == definition:
+                break
+            if declared is None:
+                setting = Setting(name, definition, self.span, self.prefix, option)
+                self.settings.declare(setting)
+                break
         return name
 
     def _unknown(self, code: str, what: str, name: str, known: Mapping[str, str], offset: int):
-        near = suggest(name, known)
         own = [k for k, full in known.items() if full == f"{self.component}.{k}"]
-        listed = f"known here: {', '.join(f'`{k}`' for k in own)}" if own else None
-        mend = f"did you mean `{near}`?" if near else listed
-        return fault(code, f"no {what} is called `{name}`", mend, offset=offset, length=len(name))
+        near = near_or_list(name, known, "") if known else None
+        mend = near if near and near.startswith("did") else near_or_list("", own, "known here")
+        message = f"no {what} is called {show(name)}"
+        return fault(code, message, mend, offset=offset, length=len(name))
+
+
+def config_fault(error: ValidationError, value: Mapping[str, Any]) -> PydanticCustomError:
+    """The first fault of a `{config: ...}`, as one that carries its place within the mapping."""
+    known = ("config", "default", "map")
+    what = error.errors()[0]
+    key = str(what["loc"][0]) if what["loc"] else ""
+    context = what.get("ctx", {})
+    match what["type"]:
+        case "missing":
+            extra = next((k for k in value if k not in known), None)
+            mend = "write `{config: path.in.config, default: ...}`"
+            message = "`config` is missing: a mapping here says where config.json has the value"
+            return fault("VS102", message, mend if extra is None else f"{mend}, not `{extra}:`")
+        case "extra_forbidden":
+            mend = near_or_list(key, known, "known here")
+            return fault("VS101", f"unknown key {show(key)}", mend, path=(key,), key=True)
+        case "vlmspec":
+            return fault(context["code"], context["message"], context.get("help"), path=(key,))
+        case _:
+            mend = "`config` is a path or a list of paths, `default` one value, `map` a mapping"
+            return fault("VS103", f"`{key}` cannot be {show(value.get(key))}", mend, path=(key,))
+
+
+def _same(definition: Any, value: Mapping[str, Any]) -> bool:
+    try:
+        return definition == FromConfig.model_validate(value)
+    except ValidationError:
+        return False
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(r"[a-z_][a-z0-9_.]*", text) is not None
+
+
+def _find_word(text: str, word: str) -> int:
+    found = re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", text)
+    return found.start() if found else 0
 
 
 def lookup(data: Any, path: str) -> Any:

@@ -27,6 +27,11 @@ COMMANDS = {
         "Compare the emitted module with the public implementation.",
     ),
     "explain": ("vlmspec.commands.explain:command", "Explain a code, or the kernels of a spec."),
+    "graph": ("vlmspec.commands.graph:command", "Draw the components of a spec as a picture."),
+    "ops": (
+        "vlmspec.commands.ops:command",
+        "Describe the steps of the language, and the ops of the IR.",
+    ),
     "schema": ("vlmspec.commands.schema:command", "Print the JSON Schema of a spec."),
     "completion": ("vlmspec.commands.completion:command", "Print a shell completion script."),
 }

@@ -1,5 +1,7 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
+from typing import Any
+
 from vlmspec.compiler.emit.expr import Call, call, statement
 from vlmspec.compiler.emit.layout import fill
 from vlmspec.compiler.emit.names import ConfigUse, config_class
@@ -80,15 +82,29 @@ class ModuleEmitter:
     def _construct(self, graph: Graph, module: Module, scope: Scope) -> list[str]:
         target = f"self.{module.name}"
         if module.kind in ("graph", "repeat"):
-            child = module.graphs[0]
-            config = self.configs.hand_down(graph.name, child, "config")
-            made = f"{self.classes[child]}({config})"
+            made = self._made(graph, module.graphs[0])
             if module.kind == "graph":
                 return [f"        {target} = {made}"]
             count = scope.dim(module.attrs.count)
+            if len(module.graphs) > 1:
+                return self._construct_kinds(graph, module, target, count)
             expr: Call = call("nn.ModuleList", f"{made} for _ in range({count})")
             return [statement(target, expr, 8)]
         return [statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)]
+
+    def _made(self, graph: Graph, child: str) -> str:
+        return f"{self.classes[child]}({self.configs.hand_down(graph.name, child, 'config')})"
+
+    def _construct_kinds(self, graph: Graph, module: Module, target: str, count: str) -> list[str]:
+        """A stack of layers of several kinds, built one by one."""
+        lines = [f"        {target} = nn.ModuleList()", f"        for i in range({count}):"]
+        *tests, default = layer_tests(module.attrs)
+        for word, (number, test) in zip(("if", *["elif"] * len(tests)), tests, strict=False):
+            lines.append(f"            {word} {test}:")
+            lines.append(f"                {target}.append({self._made(graph, module.graphs[number])})")
+        lines.append("            else:")
+        made = self._made(graph, module.graphs[default[0]])
+        return [*lines, f"                {target}.append({made})"]
 
     # ------------------------------------------------------------------------------------- forward
 
@@ -133,6 +149,27 @@ class ModuleEmitter:
         given = ", ".join(f"{name}={scope.use(v).flat()}" for name, v in outputs.items())
         scope.block(f"return Output({given})")
         return scope.lines, scope
+
+
+def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
+    """For each kind of layer its number and the test that layer `index` is of it; the commonest kind last."""
+    if attrs.places:
+        found = [(k + 1, f"{index} in {_tuple(p)}") for k, p in enumerate(attrs.places)]
+        return [*found, (0, "")]
+    length = len(attrs.cycle)
+    by_kind = {k: [i for i, c in enumerate(attrs.cycle) if c == k] for k in set(attrs.cycle)}
+    order = sorted(by_kind, key=lambda k: (len(by_kind[k]), k))
+    found = []
+    for kind in order:
+        places = by_kind[kind]
+        test = f"== {places[0]}" if len(places) == 1 else f"in {_tuple(places)}"
+        found.append((kind, f"{index} % {length} {test}"))
+    return found
+
+
+def _tuple(values: Any) -> str:
+    listed = ", ".join(map(str, values))
+    return f"({listed},)" if len(values) == 1 else f"({listed})"
 
 
 def _is_data(value: Value) -> bool:

@@ -1,5 +1,6 @@
 """The weight map of the emitted package: where each parameter lives in the public checkpoint."""
 
+from vlmspec.compiler.emit.module import layer_tests
 from vlmspec.compiler.emit.names import ConfigUse
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param, Program
@@ -70,16 +71,30 @@ class WeightEmitter:
         theirs = self._common_key(module)
         lines = [f"{pad}for {index} in range({self._dim(module.attrs.count)}):"]
         if theirs is None:
-            return [*lines, *self._graph(module.graphs[0], ours, depth + 1, indent + 4)]
+            return [*lines, *self._kinds(module, ours, depth + 1, indent + 4, index)]
         lines.append(f"{pad}    ours, theirs = {_text(ours)}, {_text(theirs)}")
-        body = self._graph(module.graphs[0], "{ours}", depth + 1, indent + 4)
+        body = self._kinds(module, "{ours}", depth + 1, indent + 4, index)
         return [*lines, *(line.replace(theirs, "{theirs}") for line in body)]
+
+    def _kinds(self, module: Module, path: str, depth: int, indent: int, index: str) -> list[str]:
+        """The body of a loop: entries of the one kind of layer, or of each kind under its test."""
+        if len(module.graphs) == 1:
+            return self._graph(module.graphs[0], path, depth, indent)
+        lines: list[str] = []
+        pad = " " * indent
+        *tests, default = layer_tests(module.attrs, index)
+        for word, (number, test) in zip(("if", *["elif"] * len(tests)), tests, strict=False):
+            lines.append(f"{pad}{word} {test}:")
+            lines += self._graph(module.graphs[number], path, depth, indent + 4)
+        lines.append(f"{pad}else:")
+        return [*lines, *self._graph(module.graphs[default[0]], path, depth, indent + 4)]
 
     def _common_key(self, module: Module) -> str | None:
         """What the checkpoint names of everything in a repeat start with, its index included."""
         found = {
             key.partition("{i}")[0] + "{i}"
-            for _, _, inner in self.program.walk(module.graphs[0])
+            for graph in module.graphs
+            for _, _, inner in self.program.walk(graph)
             for param in inner.params
             for key in param.keys
         }

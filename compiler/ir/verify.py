@@ -1,9 +1,10 @@
 """Well-formedness of programs: what must hold between passes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ir.graph import Graph, Module, Node, Program, Value
+from vlmspec.compiler.ir.graph import Graph, Module, Node, Program
 from vlmspec.compiler.ir.types import StateType, TensorType, Type, same_dim
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
 from vlmspec.compiler.ops.registry import Operands, ShapeError
@@ -137,9 +138,8 @@ def _calls(program: Program, graph: Graph) -> Iterator[tuple[Node, Graph]]:
 def fits(program: Program, given: Type, wanted: Type, per_layer: bool = False) -> bool:
     """Whether a value of one type may be given for an input of another; of a cache, layers get their part."""
     if isinstance(given, StateType) or isinstance(wanted, StateType):
-        return given == wanted or (
-            per_layer and given == StateType("cache") and wanted == StateType("kv")
-        )
+        part = StateType("kv") if per_layer and given == StateType("cache") else given
+        return part == wanted
     return (
         given.dtype == wanted.dtype
         and given.nullable <= wanted.nullable
@@ -178,17 +178,18 @@ def _results_differ(program: Program, node: Node, found) -> str | None:
     joins = OPS[node.op].joins
     optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
     for value, kind in zip(node.outputs, found, strict=True):
-        if not _is(program, value, kind, optional):
+        if isinstance(kind, TensorType):
+            kind = replace(kind, optional=optional)
+        if not _is(program, value.type, kind):
             return f"`{value.name}` is {value.type}, and {node.op} gives {kind}"
     return None
 
 
-def _is(program: Program, value: Value, kind: Type, optional: frozenset[str]) -> bool:
-    stored = value.type
+def _is(program: Program, stored: Type, kind: Type) -> bool:
     if isinstance(stored, StateType) or isinstance(kind, StateType):
         return stored == kind
-    same = stored.dtype == kind.dtype and stored.nullable == kind.nullable
-    return same and stored.optional == optional and _same_shape(program, stored, kind)
+    same = (stored.dtype, stored.nullable) == (kind.dtype, kind.nullable)
+    return same and stored.optional == kind.optional and _same_shape(program, stored, kind)
 
 
 # ------------------------------------------------------------------------------------------- state

@@ -2,19 +2,30 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+)
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar
+from vlmspec.dsl.faults import show
+from vlmspec.dsl.schema import fault
 
 
 def _size(value: Any, info: ValidationInfo) -> Any:
-    return value if isinstance(value, Dim) else info.context["scope"].size(value, info.field_name)
+    if isinstance(value, Dim):
+        return value
+    return info.context["scope"].known_size(value, info.field_name)
 
 
 def _scalar(value: Any, info: ValidationInfo) -> Any:
-    return value if isinstance(value, Scalar) else info.context["scope"].scalar(value)
+    if isinstance(value, Scalar):
+        return value
+    return info.context["scope"].scalar(value, info.field_name)
 
 
 Size = Annotated[Dim, BeforeValidator(_size, json_schema_input_type=int | str | dict[str, Any])]
@@ -24,23 +35,21 @@ Number = Annotated[
 
 
 class Args(BaseModel):
-    """Arguments of a step. `$name` and `{config: …}` are resolved before the fields are checked."""
+    """Arguments of a step. `$name` and `{config: …}` are resolved before a field is checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _resolve_options(cls, data: Any, info: ValidationInfo) -> Any:
-        if not isinstance(data, dict) or info.context is None:
-            return data
-        scope = info.context["scope"]
-        sized = (Dim, Scalar)
-        plain = {
-            name
-            for name, field in cls.model_fields.items()
-            if field.annotation not in sized and not _mentions(field.annotation, sized)
-        }
-        return {k: scope.option(v, k) if k in plain else v for k, v in data.items()}
+    def _resolve(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        annotation = cls.model_fields[name].annotation
+        if info.context is not None and not _mentions(annotation, (Dim, Scalar)):
+            value = info.context["scope"].option(value, name)
+        # pydantic would take `yes` and `off`, which are texts in this language.
+        if _mentions(annotation, (bool,)) and not isinstance(value, bool) and value is not None:
+            raise fault("VS103", f"expected `true` or `false`, not {show(value)}")
+        return value
 
 
 def _mentions(annotation: Any, kinds: tuple[type, ...]) -> bool:
@@ -48,13 +57,12 @@ def _mentions(annotation: Any, kinds: tuple[type, ...]) -> bool:
     return annotation in kinds or any(_mentions(a, kinds) for a in inner)
 
 
+def _chosen(scope: Any, value: Any, name: str) -> Any:
+    """An argument with its options resolved, one mapping deep."""
+    if isinstance(value, dict) and "config" not in value:
+        return {k: scope.option(v, f"{name}_{k}") for k, v in value.items()}
+    return scope.option(value, name)
+
+
 class NoArgs(Args):
     """A step without arguments."""
-
-
-def fault(
-    code: str, message: str, help: str | None = None, *, offset: int | None = None, length: int = 1
-) -> PydanticCustomError:
-    """A validation error that carries a diagnostic: its code, its mend, and where in the text it is."""
-    context = {"message": message, "code": code, "help": help, "offset": offset, "length": length}
-    return PydanticCustomError("vlmspec", "{message}", context)

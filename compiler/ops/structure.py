@@ -20,10 +20,16 @@ class GraphAttrs:
 
 @dataclass(frozen=True, slots=True)
 class RepeatAttrs:
-    """Which graph is repeated, and how often."""
+    """Which graphs are repeated, how often, and which of them each layer is.
+
+    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one: `places[k]` are the layers of
+    graph number k + 1.
+    """
 
     graphs: tuple[str, ...]
     count: Dim
+    cycle: tuple[int, ...] = (0,)
+    places: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
     callee = child.finish(*outputs)
     graph.add_module(Module(name, "graph", GraphAttrs((callee.name,)), (), child.span))
     operands = graph.operands_for(child, given)
-    return graph.call(name, operands, callee.outputs, hint, child.span)[0]
+    return graph.call(name, callee.name, operands, callee.outputs, hint, child.span)[0]
 
 
 class ResidualArgs(Args):
@@ -103,28 +109,73 @@ RESIDUAL_STEP = StepKind(
 
 
 class LayersArgs(Args):
-    """Arguments of `layers`: how many, and the steps of one of them."""
+    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
 
     count: Size
-    body: tuple[Any, ...]
+    body: tuple[Any, ...] = ()
+    kinds: dict[str, Any] = {}
+    pattern: tuple[str, ...] = ()
+    at: dict[str, tuple[int, ...]] = {}
 
 
 def _lower_layers(b, x, args: LayersArgs):
-    name = b.name
-    child = b.graph.child(f"{b.graph.name}.block", per_layer=True, doc="One layer.", span=b.span)
-    start = child.input("x", x.type)
-    result = b.lower_body(b.inside(child, b.weights.key("layers") + ".{i}"), start)
-    graph = child.finish(result)
-    attrs = RepeatAttrs((graph.name,), args.count)
-    b.graph.add_module(Module(name, "repeat", attrs, (), b.span))
-    operands = b.graph.operands_for(child, {"x": x})
+    children, places, cycle = _layer_kinds(b, args)
+    builders = []
+    prefix = b.weights.key("layers") + ".{i}"
+    for name, tree in children.items():
+        suffix = "block" if len(children) == 1 else f"{name}_block"
+        doc = "One layer." if len(children) == 1 else f"One layer, of the kind `{name}`."
+        child = b.graph.child(f"{b.graph.name}.{suffix}", per_layer=True, doc=doc, span=b.span)
+        start = child.input("x", x.type)
+        inner = b.inside(child, prefix)
+        inner.tree = tree
+        builders.append((child, b.lower_body(inner, start)))
+    for child, _ in builders:
+        for other, _ in builders:
+            for value in list(other.captures):
+                child.own(value)
+    graphs = tuple(child.finish(result).name for child, result in builders)
+    attrs = RepeatAttrs(graphs, args.count, cycle, places)
+    b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))
+    operands = b.graph.operands_for(builders[0][0], {"x": x})
     zero = Dim.const(0)
     if b.tap is None or b.graph is not b.component:
-        return b.node("repeat", operands, SpanAttrs(zero, args.count), module=name)
+        return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
     stop = b.tap.depth(args.count)
-    x = b.node("repeat", operands, SpanAttrs(zero, stop), module=name)
+    x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
     b.tap.value = x
-    return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=name)
+    return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)
+
+
+def _layer_kinds(b, args: LayersArgs):
+    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of `pattern`."""
+    if bool(args.body) == bool(args.kinds):
+        b.fail("VS102", "`layers` needs a `body`, or `kinds` with `pattern` or `at`")
+    if args.body:
+        return {"": b.tree}, (), (0,)
+    trees = _find_kinds(b.tree)
+    order = list(args.kinds)
+    words = [word for entry in args.pattern for word in _repeated(entry)]
+    for word in [*words, *args.at]:
+        if word not in order:
+            known = ", ".join(f"`{k}`" for k in order)
+            b.fail("VS104", f"no kind of layer is called `{word}`; there are {known}")
+    places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
+    if not places and not words:
+        b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
+    return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
+
+
+def _repeated(entry: str) -> list[str]:
+    """`lightning * 7` as seven words."""
+    word, _, times = entry.partition("*")
+    return [word.strip()] * (int(times) if times.strip().isdigit() else 1)
+
+
+def _find_kinds(tree):
+    """The nodes of the kinds' bodies, which stand under the step or under its op."""
+    found = tree.get("kinds") or tree.get("layers").get("kinds")
+    return {name: node for name, (_, node) in found.items.items()}
 
 
 LAYERS_STEP = StepKind(

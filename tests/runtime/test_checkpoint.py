@@ -95,6 +95,12 @@ def test_shards_follow_the_public_rule(tmp_path):
         assert got == list(plan.filename_to_tensors.values()), limit
 
 
+def test_tensor_of_just_the_limit_keeps_its_place():
+    tensors = {key: torch.zeros(size) for key, size in (("a", 4), ("b", 8), ("c", 4))}
+    assert [list(shard) for shard in storage.split_shards(tensors, 32)] == [["a"], ["b"], ["c"]]
+    assert [list(shard) for shard in storage.split_shards(tensors, 31)] == [["b"], ["a", "c"]]
+
+
 def test_a_saved_model_that_was_never_loaded_loads(tmp_path):
     model = Toy(ToyConfig(tied=False))
     model.save_pretrained(tmp_path / "a", max_shard_size="3KB")
@@ -133,6 +139,13 @@ def test_tied_copy_that_differs_is_refused(tmp_path):
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["lm_head.weight"][39, 15] += 1
     write_checkpoint(tmp_path, tensors)
+    assert "lm_head.weight differs from model.embed_tokens.weight" in refusal(tmp_path)
+
+
+def test_tied_copy_of_another_type_is_refused(tmp_path):
+    tensors = make_tensors(dtype=torch.bfloat16)
+    same_bytes = tensors["model.embed_tokens.weight"].view(torch.float16).clone()
+    write_checkpoint(tmp_path, tensors | {"lm_head.weight": same_bytes})
     assert "lm_head.weight differs from model.embed_tokens.weight" in refusal(tmp_path)
 
 
@@ -614,6 +627,29 @@ def test_nth_failure_leaves_old_or_new(tmp_path, monkeypatch, operation, existin
             break
     assert finished
     assert n > 1 or (operation == "link" and not existing)
+
+
+def test_everything_is_on_the_disk_before_the_old_goes(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    write_checkpoint(target, make_tensors())
+    model, events = Toy.from_pretrained(target), []
+    sync, remove = os.fsync, storage.shutil.rmtree
+
+    def note_sync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    def note_removal(path: Path, **options: bool) -> None:
+        events.append("removal")
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(storage.shutil, "rmtree", note_removal)
+    model.save_pretrained(target)
+    names = [event if event == "removal" else event.name for event in events]
+    assert names[:2] == ["model.safetensors", "config.json"]
+    assert names[2].startswith(".out.tmp-")
+    assert names[3:] == [tmp_path.name, "removal"]
 
 
 def litter(folder: Path, kind: str, process: int) -> Path:

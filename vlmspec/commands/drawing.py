@@ -41,7 +41,8 @@ def draw_architecture(data: dict[str, Any], session: Session) -> str:
     components = data.get("components") or ()
     if rows := list(_rows(components, session, session.verbosity > 0)):
         blocks.append(draw_table(["component", "op", "gives", "parameters"], rows, session, {3}))
-    shapes = {c["name"]: _mapping(c) for c in components if c.get("output_formula")}
+    shapes = {name: entry["formula"] for name, entry in (data.get("inputs") or {}).items()}
+    shapes |= {c["name"]: c["output_formula"] for c in components if c.get("output_formula")}
     tokens = {n: _tokens(entry) for n, entry in (data.get("visual_tokens") or {}).items()}
     sections = {"shapes": shapes, "visual tokens": tokens, "sizes": data.get("sizes")}
     for head, facts in sections.items():
@@ -51,26 +52,24 @@ def draw_architecture(data: dict[str, Any], session: Session) -> str:
 
 
 def _summary(data: dict[str, Any]) -> Iterator[str]:
-    """One line of costs, and one of parameters that nothing reads."""
-    parts = []
+    """A line of parameters, and one of what running costs."""
     if (total := data.get("total_parameters")) is not None:
-        parts.append(f"{short_number(total)} parameters ({total:,})")
-    known = [entry for entry in (data.get("visual_tokens") or {}).values() if _value(entry)]
-    parts += [f"{_value(entry):,} visual tokens" for entry in known]
+        line = f"{short_number(total)} parameters ({total:,})"
+        if modules := data.get("unused_modules"):
+            names = ", ".join(entry["module"] for entry in modules)
+            line += f", {short_number(data['unused_parameters'])} of them never read: {names}"
+        yield from textwrap.wrap(line, _columns())
+    tokens = [_value(entry) for entry in (data.get("visual_tokens") or {}).values()]
+    parts = [f"{value:,} visual tokens" for value in tokens if value]
     cache = (data.get("kv_cache") or {}).get("bytes_per_token", {})
     if size := cache.get("bfloat16"):
         parts.append(f"{size / 1024:,.4g} KiB of cache a token in bfloat16")
     flops = data.get("flops") or {}
     if flops.get("total"):
-        images, tokens = flops["inputs"]["images"], flops["inputs"]["tokens"]
-        what = "one image, " if images else ""
-        parts.append(f"{short_number(flops['total'])} FLOPs to read {what}{tokens} tokens in all")
-    room = max(_room() or 100, 4 * _NARROWEST)
-    yield from textwrap.wrap(", ".join(parts), room)
-    if modules := data.get("unused_modules"):
-        names = ", ".join(entry["module"] for entry in modules)
-        amount = short_number(data["unused_parameters"])
-        yield from textwrap.wrap(f"{amount} of them are stored and never read: {names}", room)
+        image = "an image and " if flops["inputs"]["images"] else ""
+        text = flops["inputs"]["tokens"] - sum(value or 0 for value in tokens)
+        parts.append(f"{short_number(flops['total'])} FLOPs to read {image}{text} tokens of text")
+    yield from textwrap.wrap(", ".join(parts), _columns())
 
 
 def _value(entry: Any) -> int | None:
@@ -87,8 +86,47 @@ def _tokens(entry: Any) -> Any:
     return f"{text} = {entry['formula']}"
 
 
-def _mapping(component: dict[str, Any]) -> str:
-    return f"{component['input_formula']} -> {component['output_formula']}"
+def draw_kernels(rows: Sequence[dict[str, Any]], session: Session) -> str:
+    """Draw what `api.explain` found: by component and graph, one line an op, its notes below it.
+
+    A reason that most ops have is written once, at the end, and marked by a star.
+    """
+    reasons = [row.get("reason") for row in rows if row.get("reason")]
+    common = max(reasons, key=reasons.count, default=None)
+    common = common if reasons.count(common) > 2 else None
+    width = max((len(_label(row)) for row in rows), default=0)
+    lines: list[str] = []
+    place: tuple[Any, Any] = (None, None)
+    for row in rows:
+        component, graph = row.get("component"), row.get("graph")
+        if place[0] != component:
+            lines += ["", session.style(_text(component), bold=True)]
+        elif place[1] != graph:
+            times = row.get("times", 1)
+            lines.append(f"  {graph}" + (f", {times} times" if times != 1 else ""))
+        place = component, graph
+        star = " *" if common and row.get("reason") == common else ""
+        lines.append(f"    {_label(row):<{width}}  {_text(row.get('kernel'))}{star}".rstrip())
+        lines += _notes(row, common)
+    lines += ["", f"* {common}"] if common else []
+    return "\n".join(lines).strip("\n")
+
+
+def _label(row: dict[str, Any]) -> str:
+    op, module = _text(row.get("op")), row.get("module")
+    return op if module in (None, op) else f"{op} {module}"
+
+
+def _notes(row: dict[str, Any], common: str | None) -> Iterator[str]:
+    """What was fused (+), what was not (-), and why."""
+    notes = [("= ", row.get("reason"))] if row.get("reason") not in (None, common) else []
+    for mark, key in (("+ ", "fused"), ("- ", "refused")):
+        notes += [(mark, note) for note in row.get(key) or ()]
+    for mark, note in notes:
+        first = " " * 6 + mark
+        yield textwrap.fill(
+            _text(note), _columns(), initial_indent=first, subsequent_indent=" " * len(first)
+        )
 
 
 def short_number(value: int) -> str:
@@ -147,7 +185,7 @@ def _facts(facts: Any) -> Iterator[str]:
         else:
             groups[key] = [_text(value)]
     width = max(map(len, groups), default=0) + _GAP
-    room = max((_room() or 100), width + 4 * _NARROWEST)
+    room = max(_columns(), width + 4 * _NARROWEST)
     for group, parts in groups.items():
         first = f"  {group:<{width}}"
         yield textwrap.fill(
@@ -168,6 +206,11 @@ def _room() -> int | None:
     if sys.stdout.isatty() or os.environ.get("COLUMNS"):
         return shutil.get_terminal_size().columns
     return None
+
+
+def _columns() -> int:
+    """Where running text breaks, in a pipe as well."""
+    return max(_room() or 100, 4 * _NARROWEST)
 
 
 def _lines(cells: list[list[str]], room: int | None, right: set[int]) -> Iterator[str]:

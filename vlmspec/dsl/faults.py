@@ -128,8 +128,8 @@ def _report_own(
     found: Diagnostics, item: Any, path: Path, node: Node, origin: Origin | None
 ) -> None:
     """A fault that our own validators raised: it brings its code, and where in the text it is."""
-    context, loc = item["ctx"], tuple(item["loc"])
-    key = bool(loc) and loc[-1] == "[key]"
+    context, loc = item["ctx"], (*item["loc"], *item["ctx"]["path"])
+    key = context["key"] or (bool(loc) and loc[-1] == "[key]")
     elsewhere = origin(path) if origin else None
     place = elsewhere.span if elsewhere else locate(node, loc, key=key)
     offset = context.get("offset")

@@ -14,11 +14,29 @@ from vlmspec.dsl import names
 
 
 def fault(
-    code: str, message: str, help: str | None = None, *, offset: int | None = None, length: int = 1
+    code: str,
+    message: str,
+    help: str | None = None,
+    *,
+    offset: int | None = None,
+    length: int = 1,
+    path: tuple[str | int, ...] = (),
+    key: bool = False,
 ) -> PydanticCustomError:
-    """A validation error that carries a diagnostic: its code, its mend, and where in the text it is."""
-    context = {"message": message, "code": code, "help": help, "offset": offset, "length": length}
-    return PydanticCustomError("vlmspec", "{message}", context)
+    """A validation error that carries a diagnostic.
+
+    Args:
+        code: its code.
+        message: what is wrong.
+        help: how to mend it.
+        offset: where in the value's text the fault starts.
+        length: how many characters are at fault.
+        path: where in the value the fault is.
+        key: whether it is the last key of `path` rather than its value.
+    """
+    context: dict[str, Any] = {"message": message, "code": code, "help": help}
+    place = {"offset": offset, "length": length, "path": path, "key": key}
+    return PydanticCustomError("vlmspec", "{message}", context | place)
 
 
 def _not_in(reserved: Collection[str]) -> AfterValidator:
@@ -145,9 +163,10 @@ class Component(BaseModel):
     config: ConfigPrefix = Field(
         default="", description="Where config.json keeps this component's sizes."
     )
-    weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] = Field(
-        default="",
-        description="Where its tensors live in the checkpoint; `a | b` are alternatives.",
+    weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
+        default=None,
+        description="Where its tensors live in the checkpoint; `a | b` are alternatives. "
+        "Its own name where nothing is given.",
     )
     take: Take | None = None
 
@@ -158,6 +177,26 @@ class Component(BaseModel):
     @property
     def arguments(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__ or {})
+
+
+class Input(Document):
+    """An input whose shape the spec gives; names in it that are no sizes stand for what varies."""
+
+    kind: Literal["image", "video", "text", "sizes"] = Field(
+        default="sizes", description="What it is; `sizes` goes with images or videos."
+    )
+    shape: tuple[int | str, ...]
+    dtype: Literal["float", "int", "bool"] = "float"
+
+
+class Input(Document):
+    """An input whose shape the spec gives; names in it that are no sizes stand for what varies."""
+
+    kind: Literal["image", "video", "text", "sizes"] = Field(
+        default="sizes", description="What it is; `sizes` goes with images or videos."
+    )
+    shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
+    dtype: Literal["float", "int", "bool"] = "float"
 
 
 class Architecture(Document):
@@ -173,7 +212,7 @@ class Architecture(Document):
     model_type: ConfigPath | None = Field(
         default=None, description="`model_type` of the public config.json."
     )
-    inputs: dict[InputName, Literal["image", "text"]] = Field(
+    inputs: dict[InputName, Literal["image", "text"] | Input] = Field(
         min_length=1, description="Inputs by the public processor's names, and what each one is."
     )
     sizes: dict[SizeName, Setting] = Field(default_factory=dict)

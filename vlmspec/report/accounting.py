@@ -1,8 +1,9 @@
 """Counting parameters, operations and cached state of a program, without a tensor.
 
-Operations follow the rule of `torch.utils.flop_counter`: a multiply-add is two, and attention counts every
-query against every key, also where a mask hides some of them. Ops whose record has a `flops` rule count, each as
-often as the layers around it run; what is cheap beside a matrix product (additions, activations, rotations) does not.
+Operations follow the rule of `torch.utils.flop_counter`: a multiply-add is two, and attention counts
+every query against every key, also where a mask hides some of them. Ops whose record has a `flops`
+rule count, each as often as the layers around it run; what is cheap beside a matrix product
+(additions, activations, rotations) does not.
 """
 
 from collections.abc import Mapping
@@ -107,7 +108,7 @@ def find_module(program: Program, graph: Graph, path: str) -> Module:
 
 
 def cached_elements(program: Program) -> Dim:
-    """Numbers that a decoding cache keeps for each token of each sequence: keys and values of all layers."""
+    """Numbers that a cache keeps for each token of a sequence: keys and values of all layers."""
     return _cached(program, program.entry)
 
 
@@ -133,7 +134,7 @@ def _per_token(node: Node, role: str) -> Dim:
 
 
 def evaluate(dim: Dim, sizes: Sizes, **inputs: int) -> int | None:
-    """The value of an expression under a program's sizes and some input sizes; None where one is not known."""
+    """The value under a program's sizes and some input sizes; None where one is not known."""
     try:
         return dim.value({**sizes, **inputs})  # pyright: ignore[reportArgumentType]
     except KeyError:

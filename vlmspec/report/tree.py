@@ -1,4 +1,4 @@
-"""What `vlmspec show` tells of an architecture: components, shapes, visual tokens, what it costs."""
+"""What `vlmspec show` tells of an architecture: components, shapes, visual tokens, costs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +45,8 @@ def describe(
         places: file and line of each component in the spec; of its graph if not given.
 
     Returns:
-        JSON-ready facts. A shape is given with the sizes' values, and as `..._formula` with their names.
+        JSON-ready facts. A shape is given with the sizes' values, and as `..._formula` with their
+        names.
     """
     located = locate(architecture, program)
     live = usage.live(program)
