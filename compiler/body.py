@@ -254,16 +254,21 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
     return Weights(base, roles | given)
 
 
+def component_args(b: StepBuilder, op: str, component: Component) -> Any:
+    """Check the arguments of a component that is one op."""
+    kind = STEPS[op]
+    try:
+        return kind.args.model_validate(component.arguments, context={"scope": b.scope})
+    except ValidationError as error:
+        origin = origin_of(b, component.arguments)
+        report(b.program.diagnostics, error, b.tree, kind.args, b.tree.key_span(op), origin)
+    raise LoweringFailed
+
+
 def lower_component_step(b: StepBuilder, op: str, component: Component, x: Any) -> Value:
     """Lower a component that is one op; its arguments stand in the component itself."""
     kind = STEPS[op]
-    span = b.tree.key_span(op) if op in b.tree.items else b.span
-    try:
-        args = kind.args.model_validate(component.arguments, context={"scope": b.scope})
-    except ValidationError as error:
-        origin = origin_of(b, component.arguments)
-        report(b.program.diagnostics, error, b.tree, kind.args, span, origin)
-        raise LoweringFailed from None
+    args = component_args(b, op, component)
     given = component.weights
     outer = replace(b, weights=Weights("", {}))
     weights = step_weights(outer, kind, given, b.tree, b.name)

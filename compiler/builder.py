@@ -4,7 +4,7 @@ A nested graph may use a value of an enclosing one: the builder threads it throu
 that steps deep inside the layers can ask for the mask or the rotary table that the component computes once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Param, Value
 from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
-from vlmspec.diagnostics.model import Diagnostics, Span, suggest
+from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 
 
 # A reader expects tensors first, then what says how to look at them.
@@ -38,6 +38,7 @@ class ProgramBuilder:
     graphs: dict[str, Graph] = field(default_factory=dict)
     alternates: dict[tuple[str, ...], None] = field(default_factory=dict)
     derived: Mapping[str, Dim] = field(default_factory=dict)
+    place: Callable[[str], Span | None] = lambda name: None
 
     def add_graph(self, graph: Graph) -> str:
         """Add a graph under its name, or under a numbered one where that is taken by a different graph."""
@@ -64,8 +65,20 @@ class ProgramBuilder:
             dim = dim.subs(used)
         return dim
 
-    def fail(self, code: str, message: str, span: Span | None, help: str | None = None) -> Any:
-        self.diagnostics.error(code, message, span, help=help)
+    def fail(
+        self,
+        code: str,
+        message: str,
+        span: Span | None,
+        help: str | None = None,
+        dims: Iterable[Dim] = (),
+    ) -> Any:
+        """Report a fault and give up; the sizes in `dims` are shown where they are set."""
+        names = sorted({name for dim in dims for name in self.expanded(dim).symbols()})
+        labels = [
+            Label(place, f"`{n}` is {self.sizes[n]}") for n in names if (place := self.place(n))
+        ]
+        self.diagnostics.error(code, message, span, help=help, secondary=labels)
         raise LoweringFailed
 
 
@@ -228,7 +241,11 @@ def infer(
     try:
         results = record.infer(Operands(types, attrs, module, program.sizes))
     except ShapeError as error:
-        program.fail(error.code, str(error), span, error.help)
+        program.fail(error.code, str(error), span, error.help, error.dims)
+    except (ValueError, IndexError):
+        # A rule unpacks the shapes that it is for; others have another number of dimensions.
+        shown = ", ".join(f"{role}: {type}" for role, type in types.items())
+        program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
     optional = frozenset().union(
         *(t.optional for role, t in types.items() if role not in record.joins)
     )

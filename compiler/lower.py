@@ -1,7 +1,7 @@
 """From a validated spec to a program: components in order, each one's body step by step."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from vlmspec.compiler.body import check_steps, lower_body
+from vlmspec.compiler.body import check_steps, component_args, lower_body
 from vlmspec.compiler.builder import (
     GraphBuilder,
     LoweringFailed,
@@ -23,15 +23,14 @@ from vlmspec.compiler.ir.graph import Module, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
-from vlmspec.compiler.ops.embed import EMBEDDING_STEP
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
 from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
-from vlmspec.dsl.faults import near_or_list, report
+from vlmspec.dsl.faults import near_or_list, report, show
 from vlmspec.dsl.loader import Loaded, load_part, part_names
 from vlmspec.dsl.schema import Architecture, Component, FromConfig, Part
-from vlmspec.dsl.yaml_nodes import ListNode, MapNode
+from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
 INPUT_TYPES = {
@@ -63,6 +62,7 @@ class Lowering:
         self.settings = Settings(overrides, diagnostics)
         sizes, derived = self.settings.sizes, self.settings.derived
         self.program = ProgramBuilder(OPS, sizes, diagnostics, derived=derived)
+        self.program.place = self.settings.place
         self.root = GraphBuilder(self.program, "model", doc=spec.document.title)
         self.places: dict[str, Place] = {}
         self.values: dict[str, Value] = {}
@@ -384,11 +384,16 @@ class Lowering:
                 self.failed.add(name)
 
     def _check_alone(self, place: Place) -> None:
-        """Check the steps of a component whose operands are not known."""
+        """Check the arguments of a component whose operands are not known."""
+        if place.part is None:
+            with suppress(LoweringFailed):
+                component_args(self._step(place, self.root), place.op, place.component)
+            return
         for group in ("embed", "body", "head"):
-            steps = place.part.tree.get(group) if place.part else None
+            steps = place.part.tree.get(group)
             if isinstance(steps, ListNode):
-                check_steps(self._step(place, self.root, group), steps.items)
+                with suppress(LoweringFailed):
+                    check_steps(self._step(place, self.root, group), steps.items)
 
     def _lower_component(self, place: Place) -> Value:
         operands = {r: self.values[o] for r, o in self.operands(place.name).items()}
@@ -399,7 +404,7 @@ class Lowering:
         if place.part is not None and place.part.document.embed and x.type.dtype == "int":
             x = self._embed(place, x)
         source = next(iter(self.operands(place.name).values()))
-        start = builder.input(source if source in self.architecture.inputs else "x", x.type)
+        start = builder.input(source if self.values.get(source) is x else "x", x.type)
         builder.stream = start
         builder.given = {start: x}
         given = {start.name: x}
@@ -467,20 +472,31 @@ class Lowering:
         take = place.component.take
         if take is None:
             return None
-        span = self.spec.span("graph", place.name, "take")
+        span = self.spec.span("graph", place.name, "take", "layer")
         layer = self._option(place, take.layer, "take_layer", span)
         if layer is None:
             return None
+        span = self._given_at(place, take.layer, "take_layer", span)
         if isinstance(layer, bool) or not isinstance(layer, int):
-            message = f"`take.layer` must be a layer's index, not {layer!r}"
-            self.program.fail("VS103", message, span)
+            message = f"`take.layer` is {show(layer)}, not the index of a layer"
+            mend = "write a whole number; -1 is the last layer's output, -2 the one before"
+            self.program.fail("VS103", message, span, mend)
         return Tap(layer, span)
+
+    def _given_at(self, place: Place, value: Any, name: str, span: Span) -> Span:
+        """Where an option was given: in config.json, a variant, or where it stands."""
+        origin = place.scope.origin(value, name)
+        return origin.span if origin else span
 
     def _option(self, place: Place, value: Any, name: str, span: Span) -> Any:
         try:
             return place.scope.option(value, name)
         except PydanticCustomError as error:
             context: Mapping[str, Any] = error.context or {}
+            tree = place.tree.get("take")
+            if isinstance(tree, MapNode):
+                loc = (name.removeprefix("take_"), *context["path"])
+                span = locate(tree, loc, context["key"])
             self.program.fail(context["code"], context["message"], span, context.get("help"))
 
     def _finish_body(
@@ -488,14 +504,17 @@ class Lowering:
     ) -> Value:
         if step.tap is not None:
             if step.tap.value is None:
-                self.program.fail("VS313", "`take.layer` needs a body with `layers`", step.tap.span)
+                message = f"`{place.op}` has no `layers` in its body, so no layer can be taken"
+                self.program.fail("VS313", message, step.tap.span, "remove `take.layer`")
             x = step.tap.value
         take = place.component.take
         if take is not None:
-            span = self.spec.span("graph", place.name, "take")
+            span = self.spec.span("graph", place.name, "take", "drop")
             drop = self._option(place, take.drop, "take_drop", span)
             if drop not in ("cls", "none"):
-                self.program.fail("VS104", f"`take.drop` is `cls` or `none`, not {drop!r}", span)
+                span = self._given_at(place, take.drop, "take_drop", span)
+                mend = "write `cls` to drop the prepended tokens, `none` to keep them"
+                self.program.fail("VS104", f"`take.drop` is {show(drop)}", span, mend)
             if drop == "cls" and builder.prefix_tokens != Dim.const(0):
                 attrs = SliceAttrs(builder.prefix_tokens)
                 (x,) = builder.node("slice_tokens", {"x": x}, attrs, span=span)

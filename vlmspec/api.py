@@ -341,7 +341,7 @@ def list_specs() -> list[dict[str, Any]]:
 
 
 def show(spec: SpecLike, **options: Any) -> dict[str, Any]:
-    """Describe an architecture: components with shapes and parameter counts, sizes, visual tokens."""
+    """Describe an architecture: components, shapes, parameters, visual tokens, costs, sizes."""
     from vlmspec.report.tree import describe
 
     built = build(spec, **options)
@@ -364,7 +364,7 @@ def draw(spec: SpecLike, format: str = "svg", **options: Any) -> str:
 
 
 def explain(spec: SpecLike, **options: Any) -> list[dict[str, Any]]:
-    """Say for every op which kernel was chosen, what was fused into it, and what was not, and why."""
+    """Say for every op which kernel was chosen, and what was fused into it or not, and why."""
     from vlmspec.compiler.pipeline import Context, run_passes
     from vlmspec.report.fusion import explain_program
 

@@ -6,7 +6,7 @@ from vlmspec.compiler.emit.expr import Call, call, statement
 from vlmspec.compiler.emit.layout import fill
 from vlmspec.compiler.emit.names import ConfigUse, config_class
 from vlmspec.compiler.emit.scope import Scope
-from vlmspec.compiler.ir.graph import Graph, Module, Program, Value
+from vlmspec.compiler.ir.graph import Graph, Module, Node, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
 
@@ -101,16 +101,19 @@ class ModuleEmitter:
         *tests, default = layer_tests(module.attrs)
         for word, (number, test) in zip(("if", *["elif"] * len(tests)), tests, strict=False):
             lines.append(f"            {word} {test}:")
-            lines.append(f"                {target}.append({self._made(graph, module.graphs[number])})")
+            lines.append(
+                f"                {target}.append({self._made(graph, module.graphs[number])})"
+            )
         lines.append("            else:")
         made = self._made(graph, module.graphs[default[0]])
         return [*lines, f"                {target}.append({made})"]
 
     # ------------------------------------------------------------------------------------- forward
 
-    def signature(self, graph: Graph, entry: bool = False) -> list[str]:
+    def signature(self, graph: Graph, entry: bool = False, plan: bool = False) -> list[str]:
         """The `def forward` of a graph's class."""
         arguments = ["self", *(self._argument(v, entry) for v in graph.inputs)]
+        arguments += ["plan: Plan | None = None"] if plan else []
         result = "Output" if entry else _annotation(graph.outputs[0])
         return [f"    def forward({', '.join(arguments)}) -> {result}:"]
 
@@ -132,23 +135,103 @@ class ModuleEmitter:
     def entry_forward(self, outputs: dict[str, Value]) -> tuple[list[str], Scope]:
         """The forward of the whole model: what depends on an optional input stands under one `if`."""
         graph = self.program.graphs[self.program.entry]
-        scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, inline=False)
-        scope.start()
-        guard: frozenset[str] = frozenset()
-        for index, node in enumerate(graph.nodes):
-            needed = frozenset().union(*(v.type.optional for _, v in node.inputs))
-            if needed != guard:
-                scope.indent = 8
-                if needed:
-                    test = " and ".join(f"{name} is not None" for name in sorted(needed))
-                    scope.block(f"if {test}:")
-                    scope.indent = 12
-                guard = needed
-            scope.emit(index)
-        scope.indent = 8
+        scope = self._entry_scope(graph)
+        fields = self.plan_fields()
+        if fields:
+            given = ", ".join(v.name for v in self.plan_inputs())
+            scope.block(f"plan = plan or self.plan({given})")
+        for value in fields:
+            scope.names[value] = f"plan.{value.name}"
+        nodes = [i for i, n in enumerate(graph.nodes) if not OPS[n.op].host]
+        self._emit_guarded(scope, nodes, set())
         given = ", ".join(f"{name}={scope.use(v).flat()}" for name, v in outputs.items())
         scope.block(f"return Output({given})")
         return scope.lines, scope
+
+    def _entry_scope(self, graph: Graph) -> Scope:
+        scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, inline=False)
+        scope.start()
+        return scope
+
+    def _emit_guarded(self, scope: Scope, nodes: list[int], kept: set[Value]) -> None:
+        """Emit nodes in order; those that need optional inputs stand under `if … is not None:`.
+
+        What is read where it may be absent is None there; so are the values in `kept`.
+        """
+        graph = scope.graph
+        guard: frozenset[str] = frozenset()
+        for position, index in enumerate(nodes):
+            needed = _needed(graph.nodes[index])
+            if needed != guard and needed:
+                group = [
+                    graph.nodes[i] for i in nodes[position:] if _needed(graph.nodes[i]) == needed
+                ]
+                for name in self._absent(graph, group, kept):
+                    scope.block(f"{name} = None")
+                test = " and ".join(f"{name} is not None" for name in sorted(needed))
+                scope.block(f"if {test}:")
+            scope.indent = 12 if needed else 8
+            guard = needed
+            scope.emit(index)
+        scope.indent = 8
+
+    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[str]:
+        """Names of the group's results that somebody outside of it may read."""
+        inside = {id(n) for n in group}
+        found = []
+        for value in (v for n in group for v in n.outputs if v.type.optional):
+            read = any(id(n) not in inside for n in graph.readers(value))
+            if read or value in kept or value in graph.outputs:
+                found.append(value.name)
+        return found
+
+    # ---------------------------------------------------------------------------------------- plan
+
+    def plan_fields(self) -> list[Value]:
+        """What the plan hands to the forward: results of host work that other nodes read."""
+        graph = self.program.graphs[self.program.entry]
+        traced = [n for n in graph.nodes if not OPS[n.op].host]
+        read = {v for n in traced for _, v in n.inputs} | set(graph.outputs)
+        return [v for n in graph.nodes if OPS[n.op].host for v in n.outputs if v in read]
+
+    def plan_inputs(self) -> list[Value]:
+        """The model's inputs that the plan looks at."""
+        graph = self.program.graphs[self.program.entry]
+        read = {v for n in graph.nodes if OPS[n.op].host for _, v in n.inputs}
+        return [v for v in graph.inputs if v in read]
+
+    def emit_plan(self) -> tuple[list[str], list[str]]:
+        """The class `Plan`, and the method that makes one; nothing where no op works on the host."""
+        fields = self.plan_fields()
+        if not fields:
+            return [], []
+        record = [
+            "class Plan(NamedTuple):",
+            '    """What the host works out before the forward; see `plan`."""',
+            "",
+        ]
+        record += [f"    {v.name}: {_annotation(v)}" for v in fields]
+        graph = self.program.graphs[self.program.entry]
+        arguments = ", ".join(["self", *(self._argument(v, True) for v in self.plan_inputs())])
+        scope = self._entry_scope(graph)
+        nodes = [i for i, n in enumerate(graph.nodes) if OPS[n.op].host]
+        self._emit_guarded(scope, nodes, set(fields))
+        scope.block(f"return Plan({', '.join(f'{v.name}={scope.names[v]}' for v in fields)})")
+        head = f"    def plan({arguments}) -> Plan:"
+        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'
+        return record, ["", head, about, *scope.lines]
+
+
+def _needed(node: Node) -> frozenset[str]:
+    """The optional inputs without which a node does not run."""
+    bears = OPS[node.op].joins
+    found = [v.type.optional for role, v in node.inputs if role not in bears]
+    outputs = [v.type.optional for v in node.outputs]
+    if node.op == "call":
+        return frozenset().union(*outputs)
+    if bears:
+        return frozenset().union(*(v.type.optional for _, v in node.inputs))
+    return frozenset().union(*found)
 
 
 def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:

@@ -12,10 +12,10 @@ from vlmspec.compiler.emit.config import ConfigEmitter
 from vlmspec.compiler.emit.expr import call
 from vlmspec.compiler.emit.layout import fill, layout
 from vlmspec.compiler.emit.library import functional_source
-from vlmspec.compiler.emit.module import ModuleEmitter
+from vlmspec.compiler.emit.module import ModuleEmitter, layer_tests
 from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
 from vlmspec.compiler.emit.weights import WeightEmitter
-from vlmspec.compiler.ir.graph import Graph, Program
+from vlmspec.compiler.ir.graph import Graph, Module, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
 
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
@@ -77,8 +77,9 @@ class PackageEmitter:
             self.modules.emit_class(g) for g in self.modules.order() if g != self.program.entry
         ]
         weights = self.weights.emit()
+        record, self.plan = self.modules.emit_plan()
         entry = self._entry()
-        blocks = [*classes, *bodies, weights, entry]
+        blocks = [*classes, *bodies, *([record] if record else []), weights, entry]
         text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
         return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
 
@@ -107,7 +108,8 @@ class PackageEmitter:
         return "\n".join(lines)
 
     def _imports(self, text: str) -> str:
-        lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}", ""]
+        lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}"]
+        lines += [*(["from typing import NamedTuple"] if self.plan else []), ""]
         if "torch." in text:
             lines.append("import torch")
         if "F." in text:
@@ -141,12 +143,9 @@ class PackageEmitter:
         lines += self._ties()
         outputs = dict(zip(self.about.outputs, graph.outputs, strict=True))
         body, _ = self.modules.entry_forward(outputs)
-        lines += [
-            "",
-            *self.modules.signature(graph, entry=True),
-            *self._forward_docstring(graph),
-            *body,
-        ]
+        lines += self.plan
+        signature = self.modules.signature(graph, entry=True, plan=bool(self.plan))
+        lines += ["", *signature, *self._forward_docstring(graph), *body]
         return lines + (self._new_cache() if cached else [])
 
     def _alternates(self) -> list[str]:
@@ -198,27 +197,38 @@ class PackageEmitter:
             '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'
         ]
         lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
-        for count, heads, width in self._cached_layers():
-            made = call(
-                "KVCache", "batch_size", heads, "max_length", width, dtype="dtype", device="device"
-            )
-            lines += [f"        for _ in range({count}):"]
-            lines += [f"            layers.append({made.flat()})"]
+        for module in self._stateful_repeats():
+            count = module.attrs.count.render(self._reach)
+            lines += [f"        for {'i' if len(module.graphs) > 1 else '_'} in range({count}):"]
+            states = [self._state(graph) for graph in module.graphs]
+            if len(states) == 1:
+                lines += [f"            layers.append({states[0]})"]
+                continue
+            *tests, default = layer_tests(module.attrs)
+            for word, (number, test) in zip(("if", *["elif"] * len(tests)), tests, strict=False):
+                lines += [
+                    f"            {word} {test}:",
+                    f"                layers.append({states[number]})",
+                ]
+            lines += ["            else:", f"                layers.append({states[default[0]]})"]
         return [*lines, "        return Cache(layers)"]
 
-    def _cached_layers(self) -> list[tuple[str, str, str]]:
-        """For every repeated graph with a cached attention: how often, its key heads, their width."""
-        reach = lambda name: self.modules.configs.reach(self.program.entry, name, "self.config")  # noqa: E731
-        found = []
-        for _, _, module in self.program.walk():
-            if module.kind != "repeat":
-                continue
-            for node in _nodes_under(self.program, module.graphs[0]):
-                if node.op == "attention" and node.get("cache") is not None:
-                    heads, width = node["k"].type.shape[-2:]
-                    sizes = (module.attrs.count, heads, width)
-                    found.append(tuple(size.render(reach) for size in sizes))
-        return found
+    def _reach(self, name: str) -> str:
+        return self.modules.configs.reach(self.program.entry, name, "self.config")
+
+    def _stateful_repeats(self) -> list[Module]:
+        """The stacks of layers that decode with a state."""
+        repeats = [m for _, _, m in self.program.walk() if m.kind == "repeat"]
+        return [m for m in repeats if any(self._state(g) != "None" for g in m.graphs)]
+
+    def _state(self, graph: str) -> str:
+        """The expression that allocates the state of one layer; None for a layer without any."""
+        for node in _nodes_under(self.program, graph):
+            if node.op == "attention" and node.get("cache") is not None:
+                heads, width = (d.render(self._reach) for d in node["k"].type.shape[-2:])
+                sizes = ("batch_size", heads, "max_length", width)
+                return call("KVCache", *sizes, dtype="dtype", device="device").flat()
+        return "None"
 
     # ---------------------------------------------------------------------------------- other files
 

@@ -16,8 +16,8 @@
       return x_1
     }
 
-One line for each size, input, module, parameter and node; attributes that have their default values are left out. Everything
-but spans and docs survives the round trip. `#` starts a comment line.
+One line for each size, input, module, parameter and node; attributes that have their default
+values are left out. Everything but spans and docs survives the round trip. `#` starts a comment.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """Values of attributes in the text form, written and read by the types of their fields.
 
-A field of one type has plain values: `width=vision.hidden_size`, `eps=1e-05`, `kind="silu"`, `sizes=[a, b]`. Where the
-field may hold anything, constant dimensions, scalars and lists say what they are: `Dim(5)`, `Scalar(1.0)`, `list[1, 2]`.
+A field of one type has plain values: `width=vision.hidden_size`, `eps=1e-05`, `kind="silu"`,
+`sizes=[a, b]`. Where the field may hold anything, constant dimensions, scalars and lists say what
+they are: `Dim(5)`, `Scalar(1.0)`, `list[1, 2]`.
 """
 
 import json
@@ -73,7 +74,7 @@ def write_number(value: int | float) -> str:
 
 
 def write_fields(value: Any, sizes: Sizes, skip: Iterable[str] = ()) -> str:
-    """The fields of a dataclass that differ from their defaults, as ` {a=1, b=2}`; empty if none does."""
+    """The fields of a dataclass that differ from their defaults, as ` {a=1, b=2}`, or nothing."""
     cls = type(value)
     written = [
         f"{f.name}={write(getattr(value, f.name), hints(cls)[f.name], sizes)}"

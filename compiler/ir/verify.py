@@ -136,7 +136,11 @@ def _calls(program: Program, graph: Graph) -> Iterator[tuple[Node, Graph]]:
 
 
 def fits(program: Program, given: Type, wanted: Type, per_layer: bool = False) -> bool:
-    """Whether a value of one type may be given for an input of another; of a cache, layers get their part."""
+    """Whether a value of one type may be given for an input of another.
+
+    Args:
+        per_layer: whether repeated layers get it: of a cache, each one its own part.
+    """
     if isinstance(given, StateType) or isinstance(wanted, StateType):
         part = StateType("kv") if per_layer and given == StateType("cache") else given
         return part == wanted
@@ -245,7 +249,10 @@ def keys_unique(program: Program) -> str | None:
 def _walk(
     program: Program, graph: str, path: str, turns: tuple[str, ...]
 ) -> Iterator[tuple[str, tuple[str, ...], Module]]:
-    """Yield (path, turns, module); graphs that take turns in a repeat have different indices, so each is a turn."""
+    """Yield (path, turns, module) for the whole module tree.
+
+    Graphs that take turns in a repeat have different indices, so each of them is a turn.
+    """
     for module in program.graphs[graph].modules:
         name = f"{path}.{module.name}" if path else module.name
         yield name, turns, module

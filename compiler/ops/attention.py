@@ -200,8 +200,9 @@ def _infer_attention(ops: Operands):
     if heads and groups and heads % groups:
         raise ShapeError(
             f"{ops.show(q.shape[-2])} query heads cannot share {ops.show(k.shape[-2])} key heads",
-            "num_heads must be a multiple of num_kv_heads",
+            "`num_heads` must be a multiple of `num_kv_heads`",
             "VS306",
+            (q.shape[-2], k.shape[-2]),
         )
     return (q.with_shape(*q.shape[:-1], v.width),)
 
@@ -275,10 +276,12 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
     except KeyError:
         return
     if count < 1 or total % count:
-        b.fail(
+        b.program.fail(
             "VS304",
             f"{total} channels do not divide into {count} heads",
-            "choose num_heads as a divisor of the width, or give head_dim",
+            b.span,
+            "choose `num_heads` as a divisor of the width, or give `head_dim`",
+            (width, heads),
         )
 
 

@@ -78,7 +78,8 @@ def _lower_linear(b, x, args: LinearArgs):
     if not args.tie:
         return add_linear(b, x, args.out, bias=args.bias, role="linear", name=b.name)
     if not any(m.name == "embed" and m.kind == "embedding" for m in b.component.modules):
-        b.fail("VS211", "`tie` shares the token embedding's weight, and this part has none")
+        message = "`tie` shares the weight of the token embedding, and this part has none"
+        b.fail("VS211", message, "add an `embedding` to the part's `embed`, or leave out `tie`")
     attrs = LinearAttrs(x.type.width, args.out, args.bias)
     shapes = linear_shapes(attrs)
     params = [Param(p, s, (b.weights.key("linear", p),)) for p, s in shapes.items()]
@@ -114,7 +115,8 @@ def _lower_mlp(b, x, args: MlpArgs):
     names = MLP_NAMES.get(count, tuple(f"linear_{i + 1}" for i in range(count)))
     roles = list(b.weights.names) or [f"linear_{i + 1}" for i in range(count)]
     if len(roles) != count:
-        b.fail("VS104", f"`widths` has {count} entries and `weights` has {len(roles)}")
+        message = f"`widths` has {count} entries, and there are {len(roles)} names of weights"
+        b.fail("VS104", message, "give `weights` as a list with one name for each width")
     for i, (name, role, width) in enumerate(zip(names, roles, args.widths, strict=True)):
         if i:
             x = b.node("activation", {"x": x}, ActivationAttrs(args.act))

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 class ShapeError(Exception):
     """Operands that do not fit an op; the message reads as a sentence."""
 
-    def __init__(self, message: str, help: str | None = None, code: str = "VS305"):
+    def __init__(
+        self,
+        message: str,
+        help: str | None = None,
+        code: str = "VS305",
+        dims: tuple[Dim, ...] = (),
+    ):
         super().__init__(message)
         self.help = help
         self.code = code
+        self.dims = dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +62,14 @@ class Operands:
         if not same_dim(found.width, width, self.sizes):
             raise ShapeError(
                 f"{owner} takes vectors of {self.show(width)} numbers, and is given "
-                f"{self.show(found.width)}"
+                f"{self.show(found.width)}",
+                dims=(width, found.width),
             )
         return found
 
     def require_same(self, a: Dim, b: Dim, what: str) -> None:
         if not same_dim(a, b, self.sizes):
-            raise ShapeError(f"{what}: {self.show(a)} against {self.show(b)}")
+            raise ShapeError(f"{what}: {self.show(a)} against {self.show(b)}", dims=(a, b))
 
     def show(self, dim: Dim) -> str:
         """Print a dimension with its value, as `vision.hidden_size (1024)`."""
@@ -86,6 +94,7 @@ class Op:
         flops: multiply-adds counted twice, from the same operands.
         joins: operands whose absence the op bears (their optionality ends here); the first role is the fallback.
         effect: kept even though nothing reads its result.
+        host: work on the model's inputs that is done before the traced forward, in the emitted `plan`.
         inline: whether its expression may be written inside its reader's.
     """
 
@@ -98,6 +107,7 @@ class Op:
     results: tuple[str, ...] = ("h",)
     joins: frozenset[str] = frozenset()
     effect: bool = False
+    host: bool = False
     inline: bool = True
     flops: Callable[[Operands], Dim] | None = None
 

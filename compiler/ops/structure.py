@@ -142,6 +142,11 @@ def _lower_layers(b, x, args: LayersArgs):
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
     stop = b.tap.depth(args.count)
+    total = args.count.value(b.program.sizes)
+    if not 0 <= stop.value(b.program.sizes) <= total:
+        message = f"layer {b.tap.layer} is asked for, but there are {total} layers"
+        mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
+        b.program.fail("VS313", message, b.tap.span, mend, (args.count,))
     x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
     b.tap.value = x
     return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)

@@ -3,11 +3,16 @@
 Legend: B batch, T query tokens, S key tokens, H query heads, G key/value heads, E head dimension.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vlmspec.kernels.rope.reference import apply_rope
+
+if TYPE_CHECKING:
+    from vlmspec.compiler.emit.runtime.generation import KVCache
 
 
 def token_positions(x: Tensor, position_ids: Tensor | None, past: int) -> Tensor:

@@ -36,7 +36,7 @@ size a.eps = 1e-05
 derived a.half = a.width // 2
 key a.width {paths=["width", "n.width"], value=8, default=a.half * 2}
 key a.eps {paths=["eps"], value=1e-05, default=Dim(1)}
-option a.mode {paths=["mode"], value=None, default=[1, 2.5, "x"], map={"on": True, "off": list[1, Dim(2)]}}
+option a.mode {paths=["mode"], value=None, default=[2.5, "x"], map={"on": True, "off": list[1, Dim(2)]}}
 
 graph @model {
   input x: float[batch, tokens, a.width]?x
@@ -51,7 +51,7 @@ graph @model {
     param "": [a.width] {keys=["table"]}
   h: float[batch, tokens, a.width]?x = rms_norm(x=x) @norm
   y: float[batch, tokens, a.width]?x = scale(x=h) {factor=0.5}
-  z: float[batch, tokens, a.half]?x, z_1: float[batch, tokens, a.half]?x = split(x=y) {sizes=[a.half, a.half]}
+  z: float[batch, tokens, 4]?x, z_1: float[batch, tokens, a.half]?x = split(x=y) {sizes=[4, a.half]}
   advance_cache(cache=cache, x=x)
   return z, z_1
 }
@@ -150,7 +150,7 @@ def test_dump_ir_writes_a_numbered_file_for_every_pass(tmp_path: Path):
         assert parse_program(file.read_text(encoding="utf-8")) == program
 
 
-# ---------------------------------------------------------------------------------- attribute values
+# --------------------------------------------------------------------------------- attribute values
 
 
 @dataclass(frozen=True, slots=True)

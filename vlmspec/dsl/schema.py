@@ -185,16 +185,6 @@ class Input(Document):
     kind: Literal["image", "video", "text", "sizes"] = Field(
         default="sizes", description="What it is; `sizes` goes with images or videos."
     )
-    shape: tuple[int | str, ...]
-    dtype: Literal["float", "int", "bool"] = "float"
-
-
-class Input(Document):
-    """An input whose shape the spec gives; names in it that are no sizes stand for what varies."""
-
-    kind: Literal["image", "video", "text", "sizes"] = Field(
-        default="sizes", description="What it is; `sizes` goes with images or videos."
-    )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
 

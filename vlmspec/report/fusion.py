@@ -1,4 +1,4 @@
-"""What `vlmspec explain` tells: the kernel of every op, what was fused into it, what was refused."""
+"""What `vlmspec explain` tells: the kernel of every op, what was fused into it, what was not."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
-from vlmspec.report.picture import Arrow, Box, Picture
+from vlmspec.report.picture import Box, Picture
 
 MARGIN, HEAD = 28, 64
 HEIGHT, ROW = 56, 104
@@ -48,7 +48,7 @@ def arrange(found: Picture) -> dict[str, Place]:
     columns: dict[int, list[Box]] = {}
     for box in found.boxes:
         columns.setdefault(box.column, []).append(box)
-    lanes = _lanes(found, columns)
+    lanes, labels = _lanes(found, columns), _labels(found)
     places: dict[str, Place] = {}
     x = float(MARGIN)
     for column in sorted(columns):
@@ -56,7 +56,7 @@ def arrange(found: Picture) -> dict[str, Place]:
         for box in columns[column]:
             places[box.id] = Place(x, HEAD + lanes[box.id] * ROW, width)
         ids = {box.id for box in columns[column]}
-        texts = [_label(arrow) for arrow in found.arrows if arrow.source in ids]
+        texts = [label for source, label in labels.items() if source in ids]
         x += width + 44 + SMALL_CHAR * max(map(len, texts), default=0)
     return places
 
@@ -95,7 +95,8 @@ def svg(found: Picture) -> str:
         '<rect width="100%" height="100%" fill="#ffffff"/>',
         f'<text class="h" x="{MARGIN}" y="{MARGIN + 8}">{escape(found.title)}</text>',
     ]
-    lines += [_arrow(arrow, places) for arrow in found.arrows]
+    lines += [_arrow(places[arrow.source], places[arrow.target]) for arrow in found.arrows]
+    lines += [_label(places[source], text) for source, text in _labels(found).items()]
     lines += [_box(box, places[box.id]) for box in found.boxes]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -104,8 +105,18 @@ def _box_width(box: Box) -> float:
     return 32 + max(len(box.title) * TITLE_CHAR, len(box.detail) * SMALL_CHAR, 48)
 
 
-def _label(arrow: Arrow) -> str:
-    return " ".join(filter(None, [arrow.role, arrow.shape]))
+def _labels(found: Picture) -> dict[str, str]:
+    """What each box gives, written once however many read it."""
+    roles: dict[str, dict[str, None]] = {}
+    for arrow in found.arrows:
+        roles.setdefault(arrow.source, {}).update({arrow.role: None} if arrow.role else {})
+    shapes = {arrow.source: arrow.shape for arrow in found.arrows}
+    texts = {box: " ".join(filter(None, [", ".join(roles[box]), shapes[box]])) for box in roles}
+    return {box: text for box, text in texts.items() if text}
+
+
+def _label(place: Place, text: str) -> str:
+    return f'<text class="s" x="{place.right + 8:.1f}" y="{place.middle - 6:.1f}">{escape(text)}</text>'
 
 
 def _box(box: Box, place: Place) -> str:
@@ -122,9 +133,8 @@ def _box(box: Box, place: Place) -> str:
     )
 
 
-def _arrow(arrow: Arrow, places: dict[str, Place]) -> str:
+def _arrow(source: Place, target: Place) -> str:
     """A line that leaves to the right and turns, just before its target, into the target's row."""
-    source, target = places[arrow.source], places[arrow.target]
     x, y, tip, end = source.right, source.middle, target.x, target.middle
     line = f"M{x:.1f},{y:.1f} "
     if y != end:
@@ -133,8 +143,4 @@ def _arrow(arrow: Arrow, places: dict[str, Place]) -> str:
         line += f"{turn + 8:.1f},{end:.1f} "
     line += f"L{tip - 6:.1f},{end:.1f}"
     head = f"M{tip:.1f},{end:.1f} l-7,-4 v8 z"
-    label = escape(_label(arrow))
-    return (
-        f'<path class="a" d="{line}"/><path fill="#59636e" d="{head}"/>'
-        f'<text class="s" x="{x + 8:.1f}" y="{y - 6:.1f}">{label}</text>'
-    )
+    return f'<path class="a" d="{line}"/><path fill="#59636e" d="{head}"/>'
