@@ -108,6 +108,16 @@ BROKEN = {
         "{sizes=[d, 5]}\n  h",
         "split : the pieces do not add up",
     ),
+    "operand of another rank": (
+        "input x: float[batch, tokens, d]\n  input cache: kv",
+        "input x: float[tokens, d]\n  input cache: kv",
+        "repeat @blocks gives x float[batch, tokens, d], not float[tokens, d]",
+    ),
+    "operand of a rank that the op does not take": (
+        "y: float[batch, tokens, d] = scale(x=h) {factor=2.0}",
+        "y: float[tokens, d] = slice_tokens(x=x2) {start=0}",
+        "slice_tokens has operands of another number of dimensions",
+    ),
     "call without an operand": (
         "call(x=x_1, cache=cache)",
         "call(x=x_1)",
@@ -246,6 +256,9 @@ def test_broken_program_is_refused(name: str):
     old, new, message = BROKEN[name]
     text = GOOD.replace(old, new, 1)
     assert text != GOOD
+    text = text.replace("(x=x2)", "(x=flat)").replace(
+        "  input cache: kv", "  input cache: kv\n  input flat: float[tokens, d]"
+    ) if "x2" in new else text
     with pytest.raises(IllFormed, match=re.escape(message)):
         verify(parse_program(text))
 

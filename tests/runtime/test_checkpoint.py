@@ -188,7 +188,7 @@ def test_files_are_written_as_safetensors_writes_them(tmp_path):
     storage.write_shard(tmp_path / "a", tensors)
     want = save({k: t.contiguous() for k, t in tensors.items()}, {"format": "pt"})
     assert (tmp_path / "a").read_bytes() == want
-    assert storage._read_header(tmp_path / "a")["z.F8_E4M3"] == (torch.float8_e4m3fn, (240,))
+    assert storage._read_header(tmp_path / "a")["z.F8_E4M3"][:2] == (torch.float8_e4m3fn, (240,))
 
 
 def test_configs_are_kept_byte_for_byte(tmp_path):
