@@ -20,11 +20,12 @@ from vlmspec.compiler.builder import (
 )
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Program, Value
-from vlmspec.compiler.ir.types import StateType, TensorType, resolve
+from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
-from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
+from vlmspec.compiler.scope import Scope
+from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
