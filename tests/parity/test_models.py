@@ -88,10 +88,10 @@ ARCHITECTURES = (
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
 
-def batches() -> list:
+def batches(architectures=ARCHITECTURES) -> list:
     """Every kind of batch with the builder's own sizes, every size with one kind, two seeds."""
     rows = []
-    for a in ARCHITECTURES:
+    for a in architectures:
         rows += [(a, kind, 0, None) for kind in a.kinds]
         kinds = itertools.cycle(["padded", "mixed", "plain"])
         rows += [(a, next(kinds), 1, size) for size in a.sizes]
@@ -368,10 +368,10 @@ class Logits(torch.nn.Module):
         return self.model(input_ids, **inputs).logits
 
 
-def full_size_counts() -> list:
+def full_size_counts(architectures=ARCHITECTURES) -> list:
     return [
         pytest.param(a.spec, variant, count, id=f"{a.spec}-{variant or 'default'}")
-        for a in ARCHITECTURES
+        for a in architectures
         for variant, count in a.parameters.items()
     ]
 
