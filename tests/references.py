@@ -345,6 +345,8 @@ def llava_multilayer(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([17] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs

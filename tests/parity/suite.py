@@ -25,7 +25,9 @@ def suite(
         marks = getattr(test, "pytestmark", [])
         if name.startswith("test_") and name not in leave_out:
             if any(_about(mark) for mark in marks):
-                found[name] = _copy(test, [_for(mark, architectures) for mark in marks])
+                marks = [_for(mark, architectures) for mark in marks]
+                if all(mark.args[1] for mark in marks):
+                    found[name] = _copy(test, marks)
     return found
 
 
