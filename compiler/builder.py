@@ -334,12 +334,12 @@ class StepBuilder:
 
 @dataclass(slots=True)
 class Tap:
-    """The state of an encoder that is its output: after `layer` layers, counted from the end where negative."""
+    """The states of an encoder that are its output: after so many layers, counted from the end where negative."""
 
-    layer: int
+    layers: tuple[int, ...]
     span: Span | None
-    value: Value | None = None
+    values: dict[int, Value] = field(default_factory=dict)
 
-    def depth(self, count: Dim) -> Dim:
-        """How many layers run; -1 is all of `count`."""
-        return Dim.const(self.layer) if self.layer >= 0 else count + (1 + self.layer)
+    def depths(self, count: Dim) -> dict[int, Dim]:
+        """How many layers run for each state; -1 is all of `count`."""
+        return {n: Dim.const(n) if n >= 0 else count + (1 + n) for n in self.layers}

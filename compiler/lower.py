@@ -510,11 +510,15 @@ class Lowering:
         if layer is None:
             return None
         span = self._given_at(place, take.layer, "take_layer", span)
-        if isinstance(layer, bool) or not isinstance(layer, int):
+        layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
+        if not layers or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
             message = f"`take.layer` is {show(layer)}, not the index of a layer"
-            mend = "write a whole number; -1 is the last layer's output, -2 the one before"
+            mend = (
+                "write a whole number, or a list of them; -1 is the last layer's output, -2 the "
+                "one before"
+            )
             self.program.fail("VS103", message, span, mend)
-        return Tap(layer, span)
+        return Tap(layers, span)
 
     def _given_at(self, place: Place, value: Any, name: str, span: Span) -> Span:
         """Where an option was given: in config.json, a variant, or where it stands."""
@@ -536,20 +540,27 @@ class Lowering:
         self, place: Place, step: StepBuilder, builder: GraphBuilder, x: Value
     ) -> Value:
         if step.tap is not None:
-            if step.tap.value is None:
+            if not step.tap.values:
                 message = f"`{place.op}` has no `layers` in its body, so no layer can be taken"
                 self.program.fail("VS313", message, step.tap.span, "remove `take.layer`")
-            x = step.tap.value
+            x, *others = (step.tap.values[n] for n in step.tap.layers)
+            if others:
+                operands = {f"x{i}": v for i, v in enumerate((x, *others))}
+                (x,) = builder.node("concat_channels", operands, span=step.tap.span)
         take = place.component.take
         if take is not None:
             span = self.spec.span("graph", place.name, "take", "drop")
             drop = self._option(place, take.drop, "take_drop", span)
-            if drop not in ("cls", "none"):
+            counts = {"cls": builder.prefix_tokens, "first": Dim.const(1), "none": Dim.const(0)}
+            if drop not in counts:
                 span = self._given_at(place, take.drop, "take_drop", span)
-                mend = "write `cls` to drop the prepended tokens, `none` to keep them"
+                mend = (
+                    "write `cls` to drop the prepended tokens, `first` to drop the first token "
+                    "whatever it is, `none` to keep them"
+                )
                 self.program.fail("VS104", f"`take.drop` is {show(drop)}", span, mend)
-            if drop == "cls" and builder.prefix_tokens != Dim.const(0):
-                attrs = SliceAttrs(builder.prefix_tokens)
+            if counts[drop] != Dim.const(0):
+                attrs = SliceAttrs(counts[drop])
                 (x,) = builder.node("slice_tokens", {"x": x}, attrs, span=span)
         if "past" in builder.ambient:
             operands = {"x": x, "cache": model_input(builder, "cache")}

@@ -118,7 +118,7 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if isinstance(value, (list, dict)):
+            if isinstance(value, dict) or _is_nested(value):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
             self.options[name] = ConfigKey(
@@ -473,6 +473,11 @@ def _same(definition: Any, value: Mapping[str, Any]) -> bool:
 
 def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-z_][a-z0-9_.]*", text) is not None
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value is a list of anything but plain values."""
+    return isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)
 
 
 def _find_word(text: str, word: str) -> int:

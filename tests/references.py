@@ -280,11 +280,15 @@ def token_types(ids):
 
 @reference("LlavaForConditionalGeneration", mirrors="llava-hf/llava-1.5-7b-hf")
 def llava(case: Case):
+    text = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("llama", **text))
+
+
+def _llava(case: Case, vision, text, dropped: int = 0):
+    """The class with this tower and this decoder; `dropped` patches of each image are left out."""
     from transformers import LlavaConfig
 
-    vision = clip_vision(**case.sizes.get("vision", {}))
-    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
-    tokens = (vision.image_size // vision.patch_size) ** 2
+    tokens = (vision.image_size // vision.patch_size) ** 2 - dropped
     cfg = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMG, image_seq_length=tokens
     )
@@ -299,6 +303,29 @@ def llava(case: Case):
         }
 
     return cfg, inputs
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="llava-hf/bakLlava-v1-hf",
+    note="the sliding window is shorter than the prompt",
+)
+def bakllava(case: Case):
+    given = {"rms_norm_eps": 1e-5, "sliding_window": 12, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0})
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("mistral", **given))
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="TIGER-Lab/Mantis-8B-siglip-llama3",
+    note="the first patch is dropped as if it were a class token",
+)
+def mantis(case: Case):
+    vision = siglip_vision(**{"num_hidden_layers": 3, **case.sizes.get("vision", {})})
+    given = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 500000.0})
+    return _llava(case, vision, decoder("llama", **given), dropped=1)
 
 
 @reference(
@@ -318,6 +345,8 @@ def llava_multilayer(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([17] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs

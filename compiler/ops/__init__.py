@@ -1,6 +1,15 @@
 """The vocabulary: every op, module kind and step, listed once."""
 
-from vlmspec.compiler.ops import activation, attention, embed, fusion, linear, norm, structure
+from vlmspec.compiler.ops import (
+    activation,
+    attention,
+    embed,
+    fusion,
+    linear,
+    norm,
+    pooling,
+    structure,
+)
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
 
 OPS: dict[str, Op] = {
@@ -33,6 +42,9 @@ OPS: dict[str, Op] = {
         structure.REPEAT,
         structure.SLICE_TOKENS,
         structure.LAST_TOKENS,
+        structure.CONCAT_CHANNELS,
+        pooling.PARAMETER,
+        pooling.ATTENTION_POOL,
         fusion.SPLICE,
     )
 }
@@ -46,6 +58,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.EMBEDDING_MODULE,
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
+        pooling.MULTIHEAD_MODULE,
     )
 }
 
@@ -67,6 +80,7 @@ STEPS: dict[str, StepKind] = {
         structure.RESIDUAL_STEP,
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
+        pooling.ATTENTION_POOL_STEP,
         fusion.SPLICE_STEP,
     )
 }

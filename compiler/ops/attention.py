@@ -77,6 +77,20 @@ PAST = Op(
     results=("past",),
     inline=False,
 )
+@dataclass(frozen=True, slots=True)
+class MaskAttrs:
+    """How many keys a query sees, itself included; all before it if not given."""
+
+    window: Dim | None = None
+
+
+def _emit_causal_mask(node, scope):
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    window = node.attrs.window
+    options = {} if window is None else {"window": scope.dim(window)}
+    return call(scope.helper("causal_mask"), *operands, **options)
+
+
 CAUSAL_MASK = Op(
     "causal_mask",
     "Which keys each query may see, or None where plain causality says it all.",
@@ -87,12 +101,8 @@ CAUSAL_MASK = Op(
             nullable=True,
         ),
     ),
-    emit=lambda node, scope: call(
-        scope.helper("causal_mask"),
-        scope.use(node["x"]),
-        scope.use(node["attention_mask"]),
-        scope.use(node["past"]),
-    ),
+    emit=_emit_causal_mask,
+    attrs=MaskAttrs,
     results=("mask",),
     inline=False,
 )
@@ -265,6 +275,7 @@ class AttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     mask: Literal["none", "causal"] = "none"
+    window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
 
@@ -303,7 +314,7 @@ def _lower_attention(b, x, args: AttentionArgs):
             operands = {"x": heads[role], "cos": cos, "sin": sin}
             heads[role] = b.node("rope", operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x) if causal else {})
+    operands = heads | (causal_operands(b, x, args.window) if causal else {})
     h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
@@ -342,17 +353,18 @@ def model_input(component, name: str):
     return root.ambient[name]
 
 
-def causal_operands(b, x):
-    """The mask and the cache of a causal attention; the mask is built once per component."""
-    component = b.component
-    if "mask" not in component.ambient:
+def causal_operands(b, x, window: int | None = None):
+    """The mask and the cache of a causal attention; each mask is built once per component."""
+    component, key = b.component, ("mask", window)
+    if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
             "past": cached_tokens(component),
         }
-        (component.ambient["mask"],) = component.node("causal_mask", operands)
-    return {"mask": component.ambient["mask"], "cache": model_input(component, "cache")}
+        attrs = MaskAttrs(None if window is None else Dim.const(window))
+        (component.ambient[key],) = component.node("causal_mask", operands, attrs)
+    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
 
 
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):

@@ -151,10 +151,12 @@ class Take(Document):
 
     layer: Any = Field(
         default=None,
-        description="How many layers run; -1 is the last layer's output, -2 the one before.",
+        description="How many layers run; -1 is the last layer's output, -2 the one before. "
+        "The states of a list of them are put side by side along the channels.",
     )
     drop: Any = Field(
-        default="none", description="`cls` drops the tokens prepended to the patches."
+        default="none",
+        description="`cls` drops the tokens prepended to the patches, `first` the first token.",
     )
 
 
