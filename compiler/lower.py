@@ -124,12 +124,26 @@ class Lowering:
             self.diagnostics.error("VS210", message, second, "", mend, secondary=labels)
             return
         ((kind, op),) = kinds
+        if isinstance(op, FromConfig):
+            op = self._chosen_part(name, kind, op, component.config, tree)
         part = self._find_part(name, kind, op, tree.items[kind][1].span)
         if part is None and op not in STEPS:
             self.settings.opaque.add(name)
         scope = Scope(self.settings, name, component.config, span)
         if part or op in STEPS:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
+
+    def _chosen_part(
+        self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
+    ) -> str:
+        """The part that config.json, the variant or the default names, as an option of the component."""
+        full, span = f"{name}.{kind}", tree.items[kind][1].span
+        self.settings.declare(Setting(full, given, span, prefix, option=True))
+        op = self.settings.option(full)
+        chosen = self.architecture.graph[name].model_copy(update={kind: str(op)})
+        graph = {**self.architecture.graph, name: chosen}
+        self.architecture = self.architecture.model_copy(update={"graph": graph})
+        return str(op)
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
         try:

@@ -140,10 +140,20 @@ class Settings:
         value = self._checked(setting, value, self._is_fraction(default))
         dim = self._settle(setting.name, value)
         if setting.name in self.derived:
-            return dim
+            return self._foreign(setting.name) or dim
         self.keys[setting.name] = ConfigKey(
             setting.name, setting.paths, value, default, span=setting.span
         )
+        return dim
+
+    def _foreign(self, name: str) -> Dim | None:
+        """What a size follows from, if that is another component's: it has no place in the own config then."""
+        owner = name.rpartition(".")[0]
+        dim = self.derived[name]
+        if all(n.rpartition(".")[0] == owner for n in dim.symbols()):
+            return None
+        del self.derived[name]
+        self.expressions[name] = dim
         return dim
 
     def _is_fraction(self, default: Any) -> bool | None:
@@ -201,6 +211,9 @@ class Settings:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
+            if isinstance(found, list) and found and not setting.option:
+                # A size along each axis, as [448, 448].
+                found = found[0] if found.count(found[0]) == len(found) else found
             self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING

@@ -17,6 +17,7 @@ FILES = (
     "rope/reference.py",
     "attention/reference.py",
     "splice/reference.py",
+    "spatial/reference.py",
 )
 TORCH_IMPORTS = (
     ("torch", "import torch"),

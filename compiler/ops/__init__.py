@@ -8,6 +8,8 @@ from vlmspec.compiler.ops import (
     linear,
     norm,
     pooling,
+    scale,
+    spatial,
     structure,
 )
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
@@ -45,6 +47,8 @@ OPS: dict[str, Op] = {
         structure.CONCAT_CHANNELS,
         pooling.PARAMETER,
         pooling.ATTENTION_POOL,
+        scale.LAYER_SCALE,
+        spatial.PIXEL_SHUFFLE,
         fusion.SPLICE,
     )
 }
@@ -74,6 +78,7 @@ STEPS: dict[str, StepKind] = {
         linear.GLU_STEP,
         norm.LAYER_NORM_STEP,
         norm.RMS_NORM_STEP,
+        norm.NORM_STEP,
         activation.ACT_STEP,
         activation.SCALE_STEP,
         attention.ATTENTION_STEP,
@@ -81,6 +86,8 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         pooling.ATTENTION_POOL_STEP,
+        scale.LAYER_SCALE_STEP,
+        spatial.PIXEL_SHUFFLE_STEP,
         fusion.SPLICE_STEP,
     )
 }

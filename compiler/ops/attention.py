@@ -7,7 +7,8 @@ from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
-from vlmspec.compiler.ops.linear import add_linear
+from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
+from vlmspec.compiler.ops.norm import add_norm
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
@@ -236,6 +237,9 @@ def _emit_attention(node, scope):
     scale = [scope.scalar(attrs.scale)] if attrs.scale else []
     roles = ["q", "k", "v"]
     rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal and node.get("mask") is not None:
+        roles.append("mask")
+        return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
@@ -267,14 +271,21 @@ class RopeArgs(Args):
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`."""
+    """Arguments of `attention`.
+
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
+    are normalised: nothing, each head, or the full width.
+    """
 
     num_heads: Size
     num_kv_heads: Size | None = None
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
-    mask: Literal["none", "causal"] = "none"
+    fused: bool = False
+    qk_norm: Literal["none", "head", "width"] = "none"
+    qk_eps: Number = Scalar(1e-6)
+    mask: str = "none"
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
@@ -296,18 +307,35 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
+def _normed_heads(b, h, role: str, attrs: HeadsAttrs, args: AttentionArgs):
+    """Queries, keys or values as heads, normalised before or after the split."""
+    over = "none" if role == "v" else args.qk_norm
+    if over == "width":
+        h = add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm")
+    h = b.node("split_heads", {"x": h}, attrs, hints=(role,))
+    return add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm") if over == "head" else h
+
+
 def _lower_attention(b, x, args: AttentionArgs):
     width = x.type.width
     if args.head_dim is None:
         _check_divides(b, width, args.num_heads)
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
+    counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
+    whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
+    sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
+    if args.fused:
+        total = sum(sizes.values(), Dim.const(0))
+        qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
+        pieces = b.node("split", {"x": qkv}, SplitAttrs(tuple(sizes.values())), hints=(*"qkv",))
+    else:
+        pieces = [
+            add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
+        ]
     heads = {}
-    for role, count in (("q", args.num_heads), ("k", kv_heads), ("v", kv_heads)):
-        whole = args.head_dim is None and count == args.num_heads
-        out = width if whole else count * head_dim
-        h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
-        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+    for (role, count), h in zip(counts.items(), pieces, strict=True):
+        heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
     if args.rope:
         cos, sin = rope_tables(b, x, head_dim, args.rope)
         for role in ("q", "k"):
@@ -315,6 +343,8 @@ def _lower_attention(b, x, args: AttentionArgs):
             heads[role] = b.node("rope", operands, hints=(role,))
     causal = args.mask == "causal"
     operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    if args.mask not in ("none", "causal"):
+        operands["mask"] = b.value(args.mask)
     h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
@@ -327,7 +357,15 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"},
+    roles={
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "o_proj",
+        "qkv": "qkv_proj",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+    },
     composite=True,
 )
 
