@@ -99,6 +99,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -116,6 +117,11 @@ class GraphBuilder:
         self.inputs.append(value)
         self._known.add(value)
         return value
+
+    def drop_unread_inputs(self, *kept: Value) -> None:
+        """Forget operands that only the model's plan has read."""
+        read = {v for node in self.nodes for _, v in node.inputs} | set(kept)
+        self.inputs = [v for v in self.inputs if v in read]
 
     def root(self) -> "GraphBuilder":
         """The builder of the model's own graph."""

@@ -19,17 +19,18 @@ from vlmspec.compiler.builder import (
     Weights,
 )
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ir.graph import Module, Program, Value
+from vlmspec.compiler.ir.graph import Module, Param, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
+from vlmspec.compiler.ops.embed import ParameterAttrs
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
 from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
 from vlmspec.dsl.loader import Loaded, load_part, part_names
-from vlmspec.dsl.schema import Architecture, Component, FromConfig, Part
+from vlmspec.dsl.schema import Architecture, Component, FromConfig, Parameter, Part
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
@@ -247,7 +248,8 @@ class Lowering:
         return {}
 
     def _order(self) -> list[str]:
-        known = {*self.architecture.inputs, *self.architecture.graph}
+        given = {*self.architecture.inputs, *self.architecture.parameters}
+        known = {*given, *self.architecture.graph}
         edges: dict[str, list[str]] = {}
         for name in self.architecture.graph:
             edges[name] = []
@@ -258,7 +260,7 @@ class Lowering:
                     self._unknown_operand(name, role, operand, known)
         used = {o for name in edges for o in self.operands(name).values()}
         used |= set(self.architecture.outputs.values())
-        for name in known - used:
+        for name in known - used - {*self.architecture.parameters}:
             group = "inputs" if name in self.architecture.inputs else "graph"
             code, what = ("VS206", "input") if group == "inputs" else ("VS205", "component")
             span = self.spec.span(group, name, key=True)
@@ -335,19 +337,42 @@ class Lowering:
                 shape = tuple(self._input_dim(name, d) for d in declared.shape)
                 type = TensorType(shape, declared.dtype)
             if kind != "text" and optional_images:
-                type = replace(type, optional=frozenset({name}))
+                type = replace(type, optional=frozenset({self._companion(name, declared)}))
+            if not isinstance(declared, str) and declared.optional:
+                type = replace(type, nullable=True)
             self.values[name] = self.root.input(name, type)
+        for name, parameter in self.architecture.parameters.items():
+            self._declare_parameter(name, parameter)
 
-    def _input_dim(self, name: str, value: int | str) -> Dim:
+    def _companion(self, name: str, declared: Any) -> str:
+        """The input without which this one is not there: itself, or the one that it goes with."""
+        other = None if isinstance(declared, str) else declared.of
+        if other is not None and other not in self.architecture.inputs:
+            mend = near_or_list(other, self.architecture.inputs, "there are")
+            span = self.spec.span("inputs", name, "of")
+            self.diagnostics.error("VS203", f"no input is called `{other}`", span, help=mend)
+        return other or name
+
+    def _declare_parameter(self, name: str, parameter: Parameter) -> None:
+        """A learned tensor in the model's own graph."""
+        span = self.spec.span("parameters", name, key=True)
+        shape = tuple(self._input_dim(name, d, "parameters") for d in parameter.shape)
+        state = Param("", shape, (parameter.weights,))
+        self.root.add_module(Module(name, "parameter", ParameterAttrs(shape), (state,), span))
+        (self.values[name],) = self.root.node(
+            "parameter", {}, module=name, hints=(name,), span=span
+        )
+
+    def _input_dim(self, name: str, value: int | str, group: str = "inputs") -> Dim:
         """A dimension of a declared input: a size of the spec, or a new name for what varies."""
-        if isinstance(value, str) and value.isidentifier() and value not in self.settings.settings:
+        if group == "inputs" and isinstance(value, str) and value.isidentifier() and value not in self.settings.settings:
             return Dim.sym(value)
         try:
             return Scope(self.settings, "").size(value)
         except PydanticCustomError as error:
             context: Mapping[str, Any] = error.context or {}
             self.diagnostics.error(
-                context["code"], context["message"], self.spec.span("inputs", name)
+                context["code"], context["message"], self.spec.span(group, name)
             )
             return Dim.const(1)
 
@@ -409,6 +434,7 @@ class Lowering:
         builder.given = {start: x}
         given = {start.name: x}
         step = self._step(place, builder)
+        step.values[first] = start
         for role, value in others:
             inner = builder.input(role, self._operand_type(value))
             builder.given[inner] = step.values[role] = value
@@ -416,6 +442,7 @@ class Lowering:
             step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
+        builder.drop_unread_inputs(start, result)
         return call_graph(self.root, builder, given, [result], place.name, place.name)
 
     def _operand_type(self, value: Value):
@@ -574,8 +601,19 @@ class Lowering:
         ids = operands["text"]
         if ids.type.dtype == "int":
             operands = operands | {"embeds": self._embed(self._reader(place), ids)}
+        operands |= self._visual_counts(place)
         step = self._step(place, self.root)
         return lower_component_step(step, place.op, place.component, operands)
+
+    def _visual_counts(self, place: Place) -> dict[str, Value]:
+        """How many visual tokens each image has, where a component upstream has planned that."""
+        name = self.operands(place.name).get("image", "")
+        while name in self.architecture.graph:
+            builder = self.builders.get(name)
+            if builder is not None and builder.visual_counts is not None:
+                return {"counts": builder.visual_counts}
+            name = next(iter(self.operands(name).values()), "")
+        return {}
 
     def _reader(self, place: Place) -> Place:
         """The decoder that reads a fusion, and so embeds its text."""

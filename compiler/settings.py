@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
 from vlmspec.compiler.ir.graph import ConfigKey
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 from vlmspec.diagnostics.model import Diagnostics, Label, Span
 from vlmspec.dsl.faults import near_or_list, show
 from vlmspec.dsl.schema import FromConfig, fault
@@ -124,6 +124,8 @@ class Settings:
         return self.options[name].value
 
     def _resolve(self, setting: Setting) -> Dim:
+        if isinstance(setting.default, (tuple, list)):
+            return self._resolve_table(setting)
         value = self._given(setting)
         default = setting.default
         if isinstance(default, str):
@@ -142,6 +144,19 @@ class Settings:
             setting.name, setting.paths, value, default, span=setting.span
         )
         return dim
+
+    def _resolve_table(self, setting: Setting) -> Dim:
+        """Rows of whole numbers: no size, but a field of the config as sizes are."""
+        name, given = setting.name, self._given(setting)
+        try:
+            value = as_table(setting.default if given is MISSING else given)
+        except ValueError as error:
+            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
+            value = ()
+        default = as_table(setting.default)
+        self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
+        self.expressions[name] = Dim.sym(name)
+        return self.expressions[name]
 
     def _is_fraction(self, default: Any) -> bool | None:
         """Whether a size with this default is a real number; None where the default does not tell."""
@@ -367,6 +382,24 @@ class Scope:
         message = f"expected a number or the name of a size, not {show(value)}"
         raise fault("VS103", message)
 
+    def table(self, value: Any, field_name: str | None = None) -> Table:
+        """Rows of whole numbers: a literal, the name of a setting, or `{config: ...}`."""
+        name = None
+        if isinstance(value, dict):
+            name = self._anonymous(value, field_name, option=False)
+        elif isinstance(value, str):
+            known = self.names(option=False)
+            if value not in known:
+                raise self._unknown("VS302", "size", value, known, 0)
+            name = known[value]
+        if name is not None:
+            self.settings.size(name)
+            value = self.settings.keys[name].value if name in self.settings.keys else None
+        try:
+            return Table(as_table(value), name)
+        except ValueError as error:
+            raise fault("VS103", f"expected rows of whole numbers, not {error}") from None
+
     def option(self, value: Any, field_name: str | None = None) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""
         if isinstance(value, str) and value.startswith("$"):
@@ -420,6 +453,18 @@ class Scope:
         mend = near if near and near.startswith("did") else near_or_list("", own, "known here")
         message = f"no {what} is called {show(name)}"
         return fault(code, message, mend, offset=offset, length=len(name))
+
+
+def as_table(value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of whole numbers as tuples.
+
+    Raises:
+        ValueError: when it is something else; the message is the value as a reader may see it.
+    """
+    is_rows = isinstance(value, (list, tuple)) and all(isinstance(r, (list, tuple)) for r in value)
+    if not is_rows or not all(type(n) is int and 0 <= n <= MAX_SIZE for r in value for n in r):
+        raise ValueError(show(value))
+    return tuple(tuple(row) for row in value)
 
 
 def config_fault(error: ValidationError, value: Mapping[str, Any]) -> PydanticCustomError:

@@ -352,18 +352,22 @@ def llava_multilayer(case: Case):
     return cfg, inputs
 
 
-PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
-ANYRES_SIZES = [(40, 75), (60, 31), (20, 80)]
+ANYRES_GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+ANYRES_SIZES = [(40, 75), (60, 31), (20, 80), (33, 29)]
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    return [[rows * side, columns * side] for rows, columns in ANYRES_GRIDS]
 
 
 def _anyres(case: Case, cfg, fn):
     import torch
 
-    sizes = ANYRES_SIZES[: case.n]
-    counts = [fn(s, cfg.image_grid_pinpoints, cfg.vision_config.image_size) for s in sizes]
-    pixels = torch.zeros(case.n, max(counts), 3, 28, 28)
+    sizes, side = ANYRES_SIZES[: case.n], cfg.vision_config.image_size
+    counts = [fn(s, cfg.image_grid_pinpoints, side) for s in sizes]
+    pixels = torch.zeros(case.n, max(counts), 3, side, side)
     for i, c in enumerate(counts):
-        pixels[i, :c] = case.normal(c, 3, 28, 28)
+        pixels[i, :c] = case.normal(c, 3, side, side)
     return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
 
 
@@ -372,14 +376,17 @@ def llava_next(case: Case):
     from transformers import LlavaNextConfig
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+    vision = clip_vision(**case.sizes.get("vision", {}))
     cfg = LlavaNextConfig(
-        vision_config=clip_vision(),
-        text_config=decoder("mistral", sliding_window=None),
+        vision_config=vision,
+        text_config=decoder("mistral", sliding_window=None, **case.sizes.get("text", {})),
         image_token_index=IMG,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -394,12 +401,13 @@ def llava_next(case: Case):
 def _onevision(case: Case, **kw):
     from transformers import LlavaOnevisionConfig
 
+    vision = siglip_vision(vision_use_head=False, **case.sizes.get("vision", {}))
     return LlavaOnevisionConfig(
-        vision_config=siglip_vision(vision_use_head=False),
-        text_config=decoder("qwen2"),
+        vision_config=vision,
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_index=IMG,
         video_token_index=VID,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
         **kw,
     )
 
@@ -415,6 +423,8 @@ def llava_onevision(case: Case):
     cfg = _onevision(case)
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(

@@ -281,7 +281,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         paper=architecture.paper,
         kinds=kinds,
         titles=titles,
-        inputs=architecture.inputs,
+        inputs=architecture.input_kinds,
         outputs=architecture.outputs,
         reference=architecture.reference,
         model_types=model_types,

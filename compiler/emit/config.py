@@ -86,6 +86,8 @@ class ConfigEmitter:
 
     def _field(self, key: ConfigKey) -> str:
         kind = "float" if isinstance(key.value, float) else "int"
+        if isinstance(key.value, tuple):
+            return f"    {_short(key)}: tuple[tuple[int, ...], ...] = {key.value!r}"
         return f"    {_short(key)}: {kind} = {key.value!r}"
 
     def _reads(self, component: str) -> list[str]:
@@ -107,6 +109,9 @@ class ConfigEmitter:
 
     def _read(self, key: ConfigKey) -> list[str]:
         default = key.default
+        if isinstance(key.value, tuple):
+            arguments = ["data", _paths(key), f"cls.{_short(key)}"]
+            return _call("read_table", arguments, f"{_short(key)} = ")
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:

@@ -17,6 +17,7 @@ FILES = (
     "rope/reference.py",
     "attention/reference.py",
     "splice/reference.py",
+    "anyres/reference.py",
 )
 TORCH_IMPORTS = (
     ("torch", "import torch"),
@@ -82,7 +83,9 @@ def functional_source(names: set[str], header: str) -> str:
     """The file `functional.py` of a package that uses these definitions."""
     definitions = closure(names)
     used = frozenset().union(*(d.mentions for d in definitions))
-    groups = [["import math"] if "math" in used else []]
+    standard = ["import math"] if "math" in used else []
+    standard += ["from collections.abc import Iterator"] if "Iterator" in used else []
+    groups = [standard]
     torch = [line for name, line in TORCH_IMPORTS if name in used]
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     groups.append([*torch, f"from torch import {', '.join(from_torch)}"] if from_torch else torch)

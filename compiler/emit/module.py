@@ -197,8 +197,10 @@ class ModuleEmitter:
     def plan_inputs(self) -> list[Value]:
         """The model's inputs that the plan looks at."""
         graph = self.program.graphs[self.program.entry]
-        read = {v for n in graph.nodes if OPS[n.op].host for _, v in n.inputs}
-        return [v for v in graph.inputs if v in read]
+        host = [n for n in graph.nodes if OPS[n.op].host]
+        read = {v for n in host for _, v in n.inputs}
+        guards = frozenset[str]().union(*(_needed(n) for n in host))
+        return [v for v in graph.inputs if v in read or v.name in guards]
 
     def emit_plan(self) -> tuple[list[str], list[str]]:
         """The class `Plan`, and the method that makes one; nothing where no op works on the host."""

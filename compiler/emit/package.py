@@ -117,7 +117,7 @@ class PackageEmitter:
         lines += ["from torch import Tensor, nn", ""]
         checkpoint = ["CheckpointMixin", *sorted(self.weights.used), "Entry"]
         lines.append(_import("checkpoint", sorted(checkpoint)))
-        reading = [n for n in ("check_choice", "read_size") if f"{n}(" in text]
+        reading = [n for n in ("check_choice", "read_size", "read_table") if f"{n}(" in text]
         if reading:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
@@ -171,6 +171,12 @@ class PackageEmitter:
                 n: "images, as the processor gives them"
                 for n, k in self.about.inputs.items()
                 if k == "image"
+            },
+            **{n: "what goes with them" for n, k in self.about.inputs.items() if k == "sizes"},
+            **{
+                n: "videos, as the processor gives them"
+                for n, k in self.about.inputs.items()
+                if k == "video"
             },
         }
         lines = ['        """Run the model.', "", "        Args:"]

@@ -2,6 +2,7 @@
 
 from vlmspec.compiler.ops import (
     activation,
+    anyres,
     attention,
     embed,
     fusion,
@@ -45,6 +46,11 @@ OPS: dict[str, Op] = {
         structure.CONCAT_CHANNELS,
         pooling.PARAMETER,
         pooling.ATTENTION_POOL,
+        anyres.TILE_INDEX,
+        anyres.TAKE_TILES,
+        anyres.PACK_INDEX,
+        anyres.PACK_WEIGHTS,
+        anyres.PACK_TILES,
         fusion.SPLICE,
     )
 }
@@ -81,6 +87,8 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         pooling.ATTENTION_POOL_STEP,
+        anyres.TAKE_TILES_STEP,
+        anyres.PACK_TILES_STEP,
         fusion.SPLICE_STEP,
     )
 }

@@ -10,9 +10,10 @@ from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 @dataclass(frozen=True, slots=True)
 class SpliceAttrs:
-    """The id of the token that stands for one visual token."""
+    """The id of the token that stands for one visual token, and the component that gives those."""
 
     placeholder: Dim
+    source: str = "visual"
 
 
 def _infer_splice(ops: Operands):
@@ -26,9 +27,9 @@ def _infer_splice(ops: Operands):
 def _emit_splice(node, scope):
     ids = scope.use(node["ids"]).flat()
     placeholders = atom(f"{ids} == {scope.dim(node.attrs.placeholder)}")
-    return call(
-        scope.helper("splice"), scope.use(node["x"]), scope.use(node["visual"]), placeholders
-    )
+    operands = [scope.use(node["x"]), scope.use(node["visual"]), placeholders]
+    operands += [scope.use(node["counts"])] if node.get("counts") is not None else []
+    return call(scope.helper("splice"), *operands, source=f'"{node.attrs.source}"')
 
 
 SPLICE = Op(
@@ -38,7 +39,7 @@ SPLICE = Op(
     emit=_emit_splice,
     attrs=SpliceAttrs,
     results=("x",),
-    joins=frozenset({"visual"}),
+    joins=frozenset({"visual", "counts"}),
     inline=False,
 )
 
@@ -51,9 +52,8 @@ class SpliceArgs(Args):
 
 def _lower_splice(b, operands, args: SpliceArgs):
     embeds, ids, visual = operands["embeds"], operands["text"], operands["image"]
-    return b.node(
-        "splice", {"x": embeds, "visual": visual, "ids": ids}, SpliceAttrs(args.placeholder)
-    )
+    found = {"x": embeds, "visual": visual, "ids": ids, "counts": operands.get("counts")}
+    return b.node("splice", found, SpliceAttrs(args.placeholder, visual.name))
 
 
 SPLICE_STEP = StepKind(

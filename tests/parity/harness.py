@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import inspect
 import json
 import os
 from dataclasses import dataclass, field
@@ -89,6 +90,14 @@ def precision(dtype: torch.dtype):
     """The context in which the reference computes in a dtype throughout."""
     double = dtype == torch.float64
     return references.float64_math() if double else contextlib.nullcontext()
+
+
+def planned(model, inputs: dict) -> dict:
+    """The inputs, and the plan that a model makes of their values, so that the rest can be traced."""
+    if not hasattr(model, "plan"):
+        return dict(inputs)
+    names = inspect.signature(model.plan).parameters
+    return {**inputs, "plan": model.plan(**{n: inputs[n] for n in names if n in inputs})}
 
 
 def stage_paths(tiny: Tiny) -> dict[str, str]:

@@ -111,6 +111,7 @@ WeightPrefixes = Annotated[
     ),
 ]
 Value = int | float | str | bool | None
+Values = tuple[Value | tuple[Value, ...], ...]
 
 KINDS = ("encoder", "connector", "fusion", "decoder", "head")
 Kind = Literal["encoder", "connector", "fusion", "decoder", "head"]
@@ -128,13 +129,15 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value = Field(default=None, description="The value where config.json has none.")
+    default: Value | Values = Field(
+        default=None, description="The value where config.json has none; for rows, a list of lists."
+    )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
 
 
-Setting = FromConfig | Value
+Setting = FromConfig | Value | Values
 
 
 class Take(Document):
@@ -189,6 +192,19 @@ class Input(Document):
     )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
+    of: InputName | None = Field(
+        default=None, description="The input that it goes with: one is there where the other is."
+    )
+    optional: bool = Field(
+        default=False, description="Whether it may be left out where what it goes with is there."
+    )
+
+
+class Parameter(Document):
+    """A learned tensor that belongs to no component."""
+
+    shape: tuple[int | str, ...] = Field(min_length=1, description="Its dimensions.")
+    weights: WeightName = Field(description="Its name in the checkpoint.")
 
 
 class Architecture(Document):
@@ -208,6 +224,9 @@ class Architecture(Document):
         min_length=1, description="Inputs by the public processor's names, and what each one is."
     )
     sizes: dict[SizeName, Setting] = Field(default_factory=dict)
+    parameters: dict[ComponentName, Parameter] = Field(
+        default_factory=dict, description="Learned tensors of no component; components read them."
+    )
     graph: dict[ComponentName, Component] = Field(
         min_length=1, description="The components, in order."
     )
@@ -221,6 +240,11 @@ class Architecture(Document):
     variants: dict[Label, dict[Name, Any]] = Field(
         default_factory=dict, description="Published sizes; the first one is the default."
     )
+
+    @property
+    def input_kinds(self) -> dict[str, str]:
+        """What each input is."""
+        return {n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()}
 
 
 class Part(Document):

@@ -33,6 +33,23 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float) -> Any:
     return default
 
 
+def read_table(data: dict, paths: tuple[str, ...], default: tuple) -> tuple[tuple[int, ...], ...]:
+    """Return the first list of lists of whole numbers found at `paths`, else the default.
+
+    Raises:
+        ValueError: when something else stands there.
+    """
+    for path in paths:
+        value = lookup(data, path)
+        if value is MISSING or value is None:
+            continue
+        rows = value if isinstance(value, list) else [None]
+        if not all(isinstance(r, list) and all(type(n) is int for n in r) for r in rows):
+            raise ValueError(f"config.json: `{path}` is {value!r}, not rows of whole numbers")
+        return tuple(tuple(row) for row in rows)
+    return default
+
+
 def check_choice(data: dict, paths: tuple[str, ...], accepted: tuple, default: Any) -> None:
     """Refuse a checkpoint whose choice at `paths` is not the one that this package is for.
 
