@@ -1,6 +1,6 @@
 """Well-formedness of programs: what must hold between passes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vlmspec.compiler.ir.dim import Dim
@@ -121,7 +121,9 @@ def calls_match(program: Program, graph: Graph) -> str | None:
             start = child.inputs[0].type
             if not fits(program, child.outputs[0].type, start):
                 return f"the layers of `{node.module}` turn {start} into {child.outputs[0].type}"
-        elif problem := _results_differ(program, node, [v.type for v in child.outputs]):
+            continue
+        bears = frozenset(v.name for v in child.inputs if getattr(v.type, "nullable", False))
+        if problem := _results_differ(program, node, [v.type for v in child.outputs], bears):
             return problem
     return None
 
@@ -170,16 +172,23 @@ def types_match(program: Program, graph: Graph) -> str | None:
             return f"{node.op} {node.module or ''}: {error}"
         except KeyError as error:
             return f"{node.op} lacks the operand {error}"
-        if problem := _results_differ(program, node, found):
+        except (ValueError, IndexError):
+            return f"{node.op} has operands of another number of dimensions"
+        if problem := _results_differ(program, node, found, OPS[node.op].joins):
             return problem
     return None
 
 
-def _results_differ(program: Program, node: Node, found) -> str | None:
-    """Why a node's results are not of the types `found`, which lack what is optional."""
+def _results_differ(
+    program: Program, node: Node, found: Sequence[Type], joins: frozenset[str]
+) -> str | None:
+    """Why a node's results are not of the types `found`, which lack what is optional.
+
+    Args:
+        joins: roles of operands whose absence the node bears.
+    """
     if len(node.outputs) != len(found):
         return f"{node.op} has {len(node.outputs)} results, not {len(found)}"
-    joins = OPS[node.op].joins
     optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
     for value, kind in zip(node.outputs, found, strict=True):
         if isinstance(kind, TensorType):

@@ -34,6 +34,8 @@ def splice(
         each = [visual.shape[-2]] * (len(visual) if visual.ndim > 2 else 1)
         check_visual_tokens(placeholders, each if counts is None else counts.tolist(), source)
     visual = visual.flatten(0, -2)
+    if visual.shape[0] == 0:
+        return text
     # Row r of the text takes visual token number (placeholders up to r) - 1.
     index = placeholders.flatten().cumsum(0).sub(1).clamp(min=0).view(placeholders.shape)
     return torch.where(placeholders[..., None], visual[index].to(text.dtype), text)
