@@ -64,6 +64,7 @@ def body_of(tree: Node) -> ListNode | None:
 def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     """Lower one step of a body."""
     kind, args, inner, extra = step_parts(b, node)
+    running = x
     if "from" in extra:
         x = inner.value(extra["from"])
     if kind.composite and b.graph is not b.component:
@@ -72,7 +73,7 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
         result = kind.lower(inner, x, args)
     if "as" in extra:
         b.values[check_name(b, extra["as"], node, "as")] = result
-    return result
+    return result if not kind.aside else running
 
 
 def lower_composite(b: StepBuilder, kind: StepKind, x: Value, args: Any) -> Value:

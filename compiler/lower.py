@@ -29,7 +29,7 @@ from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, Spec
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
 from vlmspec.dsl.loader import Loaded, load_part, part_names
-from vlmspec.dsl.schema import Architecture, Component, FromConfig, Part
+from vlmspec.dsl.schema import KINDS, Architecture, Component, FromConfig, Part
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
@@ -65,6 +65,7 @@ class Lowering:
         self.program.place = self.settings.place
         self.root = GraphBuilder(self.program, "model", doc=spec.document.title)
         self.places: dict[str, Place] = {}
+        self.again: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.builders: dict[str, GraphBuilder] = {}
         self.failed: set[str] = set()
@@ -124,12 +125,28 @@ class Lowering:
             self.diagnostics.error("VS210", message, second, "", mend, secondary=labels)
             return
         ((kind, op),) = kinds
+        if op in self.architecture.graph and not self._is_known(op):
+            self._place_again(name, op, component, tree)
+            return
         part = self._find_part(name, kind, op, tree.items[kind][1].span)
         if part is None and op not in STEPS:
             self.settings.opaque.add(name)
         scope = Scope(self.settings, name, component.config, span)
         if part or op in STEPS:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
+
+    def _is_known(self, op: str) -> bool:
+        """Whether a part or a step is called so."""
+        return op in STEPS or op in part_names(self.spec.folder)
+
+    def _place_again(self, name: str, other: str, component: Component, tree: MapNode) -> None:
+        """A component that is another one, applied again: the same module on other inputs."""
+        given = [*component.arguments, *component.model_fields_set - {"from_", *KINDS}]
+        for key in given:
+            mend = f"`{name}` is `{other}` again, which has them"
+            message = f"`{name}` cannot have `{key}` of its own"
+            self.diagnostics.error("VS214", message, tree.key_span(key), help=mend)
+        self.again[name] = other
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
         try:
@@ -262,7 +279,7 @@ class Lowering:
         known = {*self.architecture.inputs, *self.architecture.graph}
         edges: dict[str, list[str]] = {}
         for name in self.architecture.graph:
-            edges[name] = []
+            edges[name] = [self.again[name]] if name in self.again else []
             for role, operand in self.operands(name).items():
                 if operand in self.architecture.graph:
                     edges[name].append(operand)
@@ -356,7 +373,8 @@ class Lowering:
                 shape = tuple(self._input_dim(name, d) for d in declared.shape)
                 type = TensorType(shape, declared.dtype)
             if kind != "text" and optional_images:
-                type = replace(type, optional=frozenset({name}))
+                of = None if isinstance(declared, str) else declared.of
+                type = replace(type, optional=frozenset({of or name}))
             self.values[name] = self.root.input(name, type)
 
     def _input_dim(self, name: str, value: int | str) -> Dim:
@@ -393,6 +411,12 @@ class Lowering:
             return Dim.const(1)
 
     def _lower(self, name: str) -> None:
+        if name in self.again:
+            if self.again[name] in self.failed:
+                self.failed.add(name)
+            else:
+                self.values[name] = self._lower_again(name, self.again[name])
+            return
         place = self.places[name]
         with self._collecting(place):
             if any(o in self.failed for o in self.operands(name).values()):
@@ -431,13 +455,15 @@ class Lowering:
         builder.given = {start: x}
         given = {start.name: x}
         step = self._step(place, builder)
+        step.values[first] = start
         for role, value in others:
             inner = builder.input(role, self._operand_type(value))
-            builder.given[inner] = step.values[role] = value
+            builder.given[inner] = value
             given[inner.name] = value
             step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
+        builder.drop_unread_inputs(start, result)
         return call_graph(self.root, builder, given, [result], place.name, place.name)
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
@@ -452,6 +478,23 @@ class Lowering:
             message = f"`{place.op}` takes vectors, and is given token ids"
             mend = "ids are embedded by a decoder; connect a component that gives vectors"
             self.program.fail("VS217", message, span, mend)
+
+    def _lower_again(self, name: str, other: str) -> Value:
+        """Call another component's module on other inputs; what it has from the plan is planned for them."""
+        builder = self.builders[other]
+        roles, others = self.operands(name), self.operands(other)
+        mapping = {self.values[others[role]]: self.values[roles[role]] for role in others}
+        given = {
+            inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
+        }
+        given |= {
+            inner.name: self.root.planned_again(outer, mapping, name)
+            for outer, inner in builder.captures.items()
+        }
+        callee = self.program.graphs[builder.name]
+        operands = {v.name: given[v.name] for v in callee.inputs}
+        span = self.spec.span("graph", name, key=True)
+        return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
     def _operand_type(self, value: Value):
         """A further operand's type inside the component: what may be absent may be None there."""
@@ -595,7 +638,9 @@ class Lowering:
             if role not in operands:
                 mend = "write `from: {text: input_ids, image: ...}`"
                 self.program.fail("VS211", f"`{place.op}` needs the operand `{role}`", span, mend)
-        for role in operands.keys() - {"text", "image"}:
+        streams = place.component.arguments.get("placeholders")
+        known = {"text", "image"} | {*(streams if isinstance(streams, dict) else ())}
+        for role in operands.keys() - known:
             span = self.spec.span("graph", place.name, "from", role, key=True)
             message = f"`{place.op}` has no operand `{role}`"
             self.program.fail("VS212", message, span, "it takes `text` and `image`")

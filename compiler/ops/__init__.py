@@ -1,6 +1,16 @@
 """The vocabulary: every op, module kind and step, listed once."""
 
-from vlmspec.compiler.ops import activation, attention, embed, fusion, linear, norm, structure
+from vlmspec.compiler.ops import (
+    activation,
+    attention,
+    embed,
+    fusion,
+    linear,
+    norm,
+    packed,
+    positions,
+    structure,
+)
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
 
 OPS: dict[str, Op] = {
@@ -34,6 +44,15 @@ OPS: dict[str, Op] = {
         structure.SLICE_TOKENS,
         structure.LAST_TOKENS,
         fusion.SPLICE,
+        packed.PACKED_PATCH_EMBED,
+        packed.SEGMENTS,
+        packed.WINDOW_ORDER,
+        packed.GRID_POSITIONS,
+        packed.REORDER,
+        packed.FOLD_TOKENS,
+        packed.PACKED_ATTENTION,
+        positions.MULTIMODAL_POSITIONS,
+        positions.AXIS_POSITIONS,
     )
 }
 
@@ -46,6 +65,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.EMBEDDING_MODULE,
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
+        packed.PACKED_PATCH_MODULE,
     )
 }
 
@@ -68,5 +88,13 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         fusion.SPLICE_STEP,
+        structure.BLOCK_STEP,
+        packed.PACKED_PATCH_STEP,
+        packed.SEGMENTS_STEP,
+        packed.WINDOW_ORDER_STEP,
+        packed.GRID_POSITIONS_STEP,
+        packed.REORDER_STEP,
+        packed.FOLD_TOKENS_STEP,
+        positions.MULTIMODAL_POSITIONS_STEP,
     )
 }

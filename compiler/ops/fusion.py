@@ -44,16 +44,23 @@ SPLICE = Op(
 
 
 class SpliceArgs(Args):
-    """Arguments of `splice`."""
+    """Arguments of `splice`: the placeholder of the images, and of each other stream by its role."""
 
     placeholder: Size
+    placeholders: dict[str, Size] = {}
 
 
 def _lower_splice(b, operands, args: SpliceArgs):
-    embeds, ids, visual = operands["embeds"], operands["text"], operands["image"]
-    return b.node(
-        "splice", {"x": embeds, "visual": visual, "ids": ids}, SpliceAttrs(args.placeholder)
-    )
+    x, ids = operands["embeds"], operands["text"]
+    placeholders = {"image": args.placeholder, **args.placeholders}
+    for role in operands:
+        if role in ("embeds", "text"):
+            continue
+        if role not in placeholders:
+            b.fail("VS102", f"`placeholders` has no entry for the stream `{role}`")
+        given = {"x": x, "visual": operands[role], "ids": ids}
+        x = b.node("splice", given, SpliceAttrs(placeholders[role]))
+    return x
 
 
 SPLICE_STEP = StepKind(

@@ -95,9 +95,9 @@ ConfigPrefix = Annotated[
     str,
     StringConstraints(max_length=200),
     _matching(
-        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?",
+        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`",
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
@@ -137,7 +137,9 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value = Field(default=None, description="The value where config.json has none.")
+    default: Value | tuple[int, ...] = Field(
+        default=None, description="The value, or list of values, where config.json has none."
+    )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
@@ -170,7 +172,8 @@ class Component(BaseModel):
     head: Slug | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: ConfigPrefix = Field(
-        default="", description="Where config.json keeps this component's sizes."
+        default="",
+        description="Where config.json keeps this component's sizes; `a | b` are alternatives.",
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
@@ -193,6 +196,9 @@ class Input(Document):
 
     kind: Literal["image", "video", "text", "sizes"] = Field(
         default="sizes", description="What it is; `sizes` goes with images or videos."
+    )
+    of: InputName | None = Field(
+        default=None, description="The input that it goes with, without which it is absent."
     )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
