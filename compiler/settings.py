@@ -58,9 +58,13 @@ class Setting:
             return ()
         given = self.definition.config
         paths = (given,) if isinstance(given, str) else given
-        return tuple(
-            p[1:] if p.startswith("/") else ".".join(filter(None, (self.prefix, p))) for p in paths
-        )
+        prefixes = [text.strip().removeprefix("/") for text in self.prefix.split("|")]
+        found = [
+            p[1:] if p.startswith("/") else ".".join(filter(None, (prefix, p)))
+            for prefix in prefixes
+            for p in paths
+        ]
+        return tuple(dict.fromkeys(found))
 
     @property
     def map(self) -> Mapping[str, Any] | None:
@@ -112,13 +116,15 @@ class Settings:
         finally:
             self._resolving.pop()
 
-    def option(self, name: str) -> Any:
-        """The value of a declared option."""
+    def option(self, name: str, many: bool = False) -> Any:
+        """The value of a declared option; a list of values, as a tuple, where `many` are taken."""
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if isinstance(value, dict) or _is_nested(value):
+            if many and isinstance(value, (list, tuple)):
+                value = tuple(value)
+            elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
             self.options[name] = ConfigKey(
@@ -142,7 +148,7 @@ class Settings:
         value = self._checked(setting, value, self._is_fraction(default))
         dim = self._settle(setting.name, value)
         if setting.name in self.derived:
-            return dim
+            return self._foreign(setting.name) or dim
         self.keys[setting.name] = ConfigKey(
             setting.name, setting.paths, value, default, span=setting.span
         )
@@ -159,6 +165,14 @@ class Settings:
         default = as_table(setting.default)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)
+        return self.expressions[name]
+
+    def _foreign(self, name: str) -> Dim | None:
+        """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
+        owner = name.rpartition(".")[0]
+        if all(n.rpartition(".")[0] == owner for n in self.derived[name].symbols()):
+            return None
+        self.expressions[name] = self.derived.pop(name)
         return self.expressions[name]
 
     def _is_fraction(self, default: Any) -> bool | None:
@@ -418,7 +432,7 @@ class Scope:
         except ValueError as error:
             raise fault("VS103", f"expected rows of whole numbers, not {error}") from None
 
-    def option(self, value: Any, field_name: str | None = None) -> Any:
+    def option(self, value: Any, field_name: str | None = None, many: bool = False) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""
         if isinstance(value, str) and value.startswith("$"):
             known = self.names(option=True)
@@ -427,9 +441,9 @@ class Scope:
                 raise fault("VS214", f"{show(value[1:])} is a size, not an option", mend)
             if value[1:] not in known:
                 raise self._unknown("VS214", "option", value[1:], known, 1)
-            return self.settings.option(known[value[1:]])
+            return self.settings.option(known[value[1:]], many)
         if isinstance(value, dict) and "config" in value:
-            return self.settings.option(self._anonymous(value, field_name, option=True))
+            return self.settings.option(self._anonymous(value, field_name, option=True), many)
         return value
 
     def origin(self, value: Any, field_name: str) -> Label | None:
@@ -520,20 +534,18 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-z_][a-z0-9_.]*", text) is not None
 
 
-def _is_nested(value: Any) -> bool:
-    """Whether a value is a list of anything but plain values."""
-    return isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)
-
-
 def _find_word(text: str, word: str) -> int:
     found = re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", text)
     return found.start() if found else 0
 
 
 def lookup(data: Any, path: str) -> Any:
-    """Value at a dotted path of nested mappings, or MISSING."""
+    """Value at a dotted path of nested mappings and lists, or MISSING."""
     for part in path.split("."):
-        if not isinstance(data, Mapping) or part not in data:
+        if isinstance(data, list) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+        elif isinstance(data, Mapping) and part in data:
+            data = data[part]
+        else:
             return MISSING
-        data = data[part]
     return data

@@ -855,12 +855,14 @@ def deepseek_vl_hybrid(case: Case):
     return cfg, inputs
 
 
-QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4)]
+QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4), (1, 6, 10)]
 
 
 def _qwen_inputs(
     case: Case, width: int, merge: int = 2, start: int = START, end: int = END, video=None
 ):
+    if not case.n:
+        return case.prompt([])
     vis, grid = patch_rows(case, QWEN_SIZES[: case.n], width)
     blocks = [[start, *[IMG] * (t * h * w // merge**2), end] for t, h, w in QWEN_SIZES[: case.n]]
     out = {"pixel_values": vis, "image_grid_thw": grid}
@@ -886,6 +888,7 @@ def _qwen2vl(case: Case):
             "num_heads": 4,
             "mlp_ratio": 2,
             "patch_size": 7,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -898,11 +901,13 @@ def _qwen2vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 
@@ -942,6 +947,7 @@ def _qwen25vl(case: Case):
             "window_size": 28,
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -954,11 +960,13 @@ def _qwen25vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 

@@ -218,7 +218,8 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
             parts[name] = part
             titles[name] = part.document.title
             if part.document.model_type and component.config:
-                model_types[f"{component.config}.model_type"] = part.document.model_type
+                prefix = component.config.partition("|")[0].strip()
+                model_types[f"{prefix}.model_type"] = part.document.model_type
     digest = hashlib.sha256(loaded.source.text.encode())
     for name in sorted(parts):
         digest.update(parts[name].source.text.encode())

@@ -157,6 +157,7 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
+    value = list(value) if isinstance(value, tuple) else value
     if not key.map:
         return [value]
     table = {"true": True, "false": False, "none": None}
@@ -173,6 +174,9 @@ def _plant(tree: dict[str, Any], path: str, value: str) -> None:
 
 def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
     pad = " " * indent
+    if tree and all(key.isdigit() for key in tree):
+        items = [f"{pad}    {tree[key]}," for key in sorted(tree, key=int)]
+        return [f"{head}[", *items, f"{pad}]"]
     lines = [f"{head}{{"]
     for key, value in tree.items():
         if isinstance(value, dict):

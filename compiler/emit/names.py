@@ -8,7 +8,7 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Program
 from vlmspec.compiler.ir.types import Scalar, Table
 
-ACRONYMS = {"mlp": "MLP", "vit": "ViT"}
+ACRONYMS = {"mlp": "MLP", "vit": "ViT", "vl": "VL"}
 
 
 def camel(name: str) -> str:

@@ -8,7 +8,9 @@ from vlmspec.compiler.ops import (
     fusion,
     linear,
     norm,
+    packed,
     pooling,
+    positions,
     structure,
 )
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
@@ -52,6 +54,15 @@ OPS: dict[str, Op] = {
         anyres.PACK_WEIGHTS,
         anyres.PACK_TILES,
         fusion.SPLICE,
+        packed.PACKED_PATCH_EMBED,
+        packed.SEGMENTS,
+        packed.WINDOW_ORDER,
+        packed.GRID_POSITIONS,
+        packed.REORDER,
+        packed.FOLD_TOKENS,
+        packed.PACKED_ATTENTION,
+        positions.MULTIMODAL_POSITIONS,
+        positions.AXIS_POSITIONS,
     )
 }
 
@@ -65,6 +76,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
         pooling.MULTIHEAD_MODULE,
+        packed.PACKED_PATCH_MODULE,
     )
 }
 
@@ -90,5 +102,13 @@ STEPS: dict[str, StepKind] = {
         anyres.TAKE_TILES_STEP,
         anyres.PACK_TILES_STEP,
         fusion.SPLICE_STEP,
+        structure.BLOCK_STEP,
+        packed.PACKED_PATCH_STEP,
+        packed.SEGMENTS_STEP,
+        packed.WINDOW_ORDER_STEP,
+        packed.GRID_POSITIONS_STEP,
+        packed.REORDER_STEP,
+        packed.FOLD_TOKENS_STEP,
+        positions.MULTIMODAL_POSITIONS_STEP,
     )
 }

@@ -74,7 +74,9 @@ class TilesArgs(Args):
 
 def _sizes(b) -> dict:
     """The operands that say how images are cut."""
-    return {role: b.value(role) for role in ("sizes", "rows") if role == "sizes" or role in b.values}
+    return {
+        role: b.value(role) for role in ("sizes", "rows") if role == "sizes" or role in b.values
+    }
 
 
 def _lower_take(b, x, args: TilesArgs):
@@ -84,7 +86,12 @@ def _lower_take(b, x, args: TilesArgs):
 
 
 TAKE_TILES_STEP = StepKind(
-    "take_tiles", TAKE_TILES.doc, TilesArgs, _lower_take, component=("connector",)
+    "take_tiles",
+    TAKE_TILES.doc,
+    TilesArgs,
+    _lower_take,
+    component=("connector",),
+    reads=("sizes", "rows"),
 )
 
 
@@ -193,5 +200,10 @@ def _lower_pack(b, x, args: PackArgs):
 
 
 PACK_TILES_STEP = StepKind(
-    "pack_tiles", PACK_TILES.doc, PackArgs, _lower_pack, component=("connector",)
+    "pack_tiles",
+    PACK_TILES.doc,
+    PackArgs,
+    _lower_pack,
+    component=("connector",),
+    reads=("sizes", "rows", "newline"),
 )

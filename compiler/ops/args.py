@@ -1,6 +1,6 @@
 """Arguments of steps: pydantic models whose sizes are expressions in the sizes of the spec."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import (
     BaseModel,
@@ -55,7 +55,11 @@ class Args(BaseModel):
         name = info.field_name or ""
         annotation = cls.model_fields[name].annotation
         if info.context is not None and not _mentions(annotation, (Dim, Scalar, Table)):
-            value = info.context["scope"].option(value, name)
+            scope = info.context["scope"]
+            if get_origin(annotation) is dict and isinstance(value, dict):
+                value = {k: scope.option(v, f"{name}_{k}", many=True) for k, v in value.items()}
+            else:
+                value = scope.option(value, name, many=get_origin(annotation) is tuple)
         # pydantic would take `yes` and `off`, which are texts in this language.
         if _mentions(annotation, (bool,)) and not isinstance(value, bool) and value is not None:
             raise fault("VS103", f"expected `true` or `false`, not {show(value)}")
@@ -65,13 +69,6 @@ class Args(BaseModel):
 def _mentions(annotation: Any, kinds: tuple[type, ...]) -> bool:
     inner = getattr(annotation, "__args__", ())
     return annotation in kinds or any(_mentions(a, kinds) for a in inner)
-
-
-def _chosen(scope: Any, value: Any, name: str) -> Any:
-    """An argument with its options resolved, one mapping deep."""
-    if isinstance(value, dict) and "config" not in value:
-        return {k: scope.option(v, f"{name}_{k}") for k, v in value.items()}
-    return scope.option(value, name)
 
 
 class NoArgs(Args):

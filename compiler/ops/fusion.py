@@ -45,15 +45,24 @@ SPLICE = Op(
 
 
 class SpliceArgs(Args):
-    """Arguments of `splice`."""
+    """Arguments of `splice`: the placeholder of the images, and of each other stream by its role."""
 
     placeholder: Size
+    placeholders: dict[str, Size] = {}
 
 
 def _lower_splice(b, operands, args: SpliceArgs):
-    embeds, ids, visual = operands["embeds"], operands["text"], operands["image"]
-    found = {"x": embeds, "visual": visual, "ids": ids, "counts": operands.get("counts")}
-    return b.node("splice", found, SpliceAttrs(args.placeholder, visual.name))
+    x, ids = operands["embeds"], operands["text"]
+    placeholders = {"image": args.placeholder, **args.placeholders}
+    for role in operands:
+        if role in ("embeds", "text"):
+            continue
+        if role not in placeholders:
+            b.fail("VS102", f"`placeholders` has no entry for the stream `{role}`")
+        visual, counts = operands[role], b.counts.get(role)
+        given = {"x": x, "visual": visual, "ids": ids, "counts": counts}
+        x = b.node("splice", given, SpliceAttrs(placeholders[role], visual.name))
+    return x
 
 
 SPLICE_STEP = StepKind(

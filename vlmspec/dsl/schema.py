@@ -95,9 +95,9 @@ ConfigPrefix = Annotated[
     str,
     StringConstraints(max_length=200),
     _matching(
-        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?",
+        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`",
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
@@ -175,7 +175,8 @@ class Component(BaseModel):
     head: Slug | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: ConfigPrefix = Field(
-        default="", description="Where config.json keeps this component's sizes."
+        default="",
+        description="Where config.json keeps this component's sizes; `a | b` are alternatives.",
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
@@ -199,11 +200,11 @@ class Input(Document):
     kind: Literal["image", "video", "text", "sizes"] = Field(
         default="sizes", description="What it is; `sizes` goes with images or videos."
     )
+    of: InputName | None = Field(
+        default=None, description="The input that it goes with, without which it is absent."
+    )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
-    of: InputName | None = Field(
-        default=None, description="The input that it goes with: one is there where the other is."
-    )
     optional: bool = Field(
         default=False, description="Whether it may be left out where what it goes with is there."
     )
@@ -253,7 +254,9 @@ class Architecture(Document):
     @property
     def input_kinds(self) -> dict[str, str]:
         """What each input is."""
-        return {n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()}
+        return {
+            n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
+        }
 
 
 class Part(Document):

@@ -6,12 +6,15 @@ MISSING = object()
 
 
 def lookup(data: dict, path: str) -> Any:
-    """Return the value at a dotted path of nested dictionaries, or MISSING."""
+    """Return the value at a dotted path of nested dictionaries and lists, or MISSING."""
     value: Any = data
     for part in path.split("."):
-        if not isinstance(value, dict) or part not in value:
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
             return MISSING
-        value = value[part]
     return value
 
 
