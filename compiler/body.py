@@ -67,6 +67,7 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     if not is_wanted(b, node):
         return x
     kind, args, inner, extra = step_parts(b, node)
+    running = x
     if "from" in extra:
         x = inner.value(extra["from"])
     if kind.composite and (b.graph is not b.component or "name" in extra):
@@ -75,7 +76,7 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
         result = kind.lower(inner, x, args)
     if "as" in extra:
         b.values[check_name(b, extra["as"], node, "as")] = result
-    return result
+    return result if not kind.aside else running
 
 
 def is_wanted(b: StepBuilder, node: Node) -> bool:

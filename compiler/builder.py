@@ -99,6 +99,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -116,6 +117,34 @@ class GraphBuilder:
         self.inputs.append(value)
         self._known.add(value)
         return value
+
+    def drop_unread_inputs(self, *kept: Value) -> None:
+        """Forget operands that only the model's plan has read."""
+        read = {v for node in self.nodes for _, v in node.inputs} | set(kept)
+        self.inputs = [v for v in self.inputs if v in read]
+
+    def planned_again(self, value: Value, mapping: Mapping[Value, Value], name: str) -> Value:
+        """The value that the plan makes of other inputs in the same way; itself where it depends on none of them.
+
+        Args:
+            mapping: the other inputs, by those that the value was made of.
+            name: what the names of the new values begin with.
+        """
+        if value in mapping:
+            return mapping[value]
+        made = next((n for n in self.nodes if value in n.outputs), None)
+        if made is None or not self.program.ops[made.op].host:
+            return value
+        operands = {role: self.planned_again(v, mapping, name) for role, v in made.inputs}
+        if operands == dict(made.inputs):
+            return value
+        key = (made.op, tuple(operands.items()), made.attrs)
+        if key not in self.ambient:
+            hints = [f"{name}_{hint}" for hint in self.program.ops[made.op].results]
+            self.ambient[key] = self.node(
+                made.op, operands, made.attrs, hints=hints, span=made.span
+            )
+        return self.ambient[key][made.outputs.index(value)]
 
     def root(self) -> "GraphBuilder":
         """The builder of the model's own graph."""
@@ -260,9 +289,8 @@ def infer(
         # A rule unpacks the shapes that it is for; others have another number of dimensions.
         shown = ", ".join(f"{role}: {type}" for role, type in types.items())
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
-    optional = frozenset().union(
-        *(t.optional for role, t in types.items() if role not in record.joins)
-    )
+    borne = record.joins | record.bears
+    optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)
@@ -296,6 +324,7 @@ class StepBuilder:
     tap: "Tap | None" = None
     scope: Any = None
     values: dict[str, Value] = field(default_factory=dict)
+    counts: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def program(self) -> ProgramBuilder:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
 from vlmspec.compiler.ir.graph import ConfigKey
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 from vlmspec.diagnostics.model import Diagnostics, Label, Span
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, show
@@ -58,9 +58,13 @@ class Setting:
             return ()
         given = self.definition.config
         paths = (given,) if isinstance(given, str) else given
-        return tuple(
-            p[1:] if p.startswith("/") else ".".join(filter(None, (self.prefix, p))) for p in paths
-        )
+        prefixes = [text.strip().removeprefix("/") for text in self.prefix.split("|")]
+        found = [
+            p[1:] if p.startswith("/") else ".".join(filter(None, (prefix, p)))
+            for prefix in prefixes
+            for p in paths
+        ]
+        return tuple(dict.fromkeys(found))
 
     @property
     def map(self) -> Mapping[str, Any] | None:
@@ -112,13 +116,15 @@ class Settings:
         finally:
             self._resolving.pop()
 
-    def option(self, name: str) -> Any:
-        """The value of a declared option."""
+    def option(self, name: str, many: bool = False) -> Any:
+        """The value of a declared option; a list of values, as a tuple, where `many` are taken."""
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if isinstance(value, dict) or _is_nested(value):
+            if many and isinstance(value, (list, tuple)):
+                value = tuple(value)
+            elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
             self.options[name] = ConfigKey(
@@ -127,6 +133,8 @@ class Settings:
         return self.options[name].value
 
     def _resolve(self, setting: Setting) -> Dim:
+        if isinstance(setting.default, (tuple, list)):
+            return self._resolve_table(setting)
         value = self._given(setting)
         default = setting.default
         if isinstance(default, str):
@@ -146,15 +154,26 @@ class Settings:
         )
         return dim
 
+    def _resolve_table(self, setting: Setting) -> Dim:
+        """Rows of whole numbers: no size, but a field of the config as sizes are."""
+        name, given = setting.name, self._given(setting)
+        try:
+            value = as_table(setting.default if given is MISSING else given)
+        except ValueError as error:
+            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
+            value = ()
+        default = as_table(setting.default)
+        self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
+        self.expressions[name] = Dim.sym(name)
+        return self.expressions[name]
+
     def _foreign(self, name: str) -> Dim | None:
-        """What a size follows from, if that is another component's: it has no place in the own config then."""
+        """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
         owner = name.rpartition(".")[0]
-        dim = self.derived[name]
-        if all(n.rpartition(".")[0] == owner for n in dim.symbols()):
+        if all(n.rpartition(".")[0] == owner for n in self.derived[name].symbols()):
             return None
-        del self.derived[name]
-        self.expressions[name] = dim
-        return dim
+        self.expressions[name] = self.derived.pop(name)
+        return self.expressions[name]
 
     def _is_fraction(self, default: Any) -> bool | None:
         """Whether a size with this default is a real number; None where the default does not tell."""
@@ -211,9 +230,9 @@ class Settings:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
-            if isinstance(found, list) and found and not setting.option:
-                # A size along each axis, as [448, 448].
-                found = found[0] if found.count(found[0]) == len(found) else found
+            if isinstance(found, list) and not setting.option and len(set(map(repr, found))) == 1:
+                # A size along each axis, as [448, 448]; not a table, whose rows are lists.
+                found = found if isinstance(found[0], list) else found[0]
             self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING
@@ -398,7 +417,25 @@ class Scope:
         message = f"expected a number or the name of a size, not {show(value)}"
         raise fault("VS103", message)
 
-    def option(self, value: Any, field_name: str | None = None) -> Any:
+    def table(self, value: Any, field_name: str | None = None) -> Table:
+        """Rows of whole numbers: a literal, the name of a setting, or `{config: ...}`."""
+        name = None
+        if isinstance(value, dict):
+            name = self._anonymous(value, field_name, option=False)
+        elif isinstance(value, str):
+            known = self.names(option=False)
+            if value not in known:
+                raise self._unknown("VS302", "size", value, known, 0)
+            name = known[value]
+        if name is not None:
+            self.settings.size(name)
+            value = self.settings.keys[name].value if name in self.settings.keys else None
+        try:
+            return Table(as_table(value), name)
+        except ValueError as error:
+            raise fault("VS103", f"expected rows of whole numbers, not {error}") from None
+
+    def option(self, value: Any, field_name: str | None = None, many: bool = False) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""
         if isinstance(value, str) and value.startswith("$"):
             known = self.names(option=True)
@@ -407,9 +444,9 @@ class Scope:
                 raise fault("VS214", f"{show(value[1:])} is a size, not an option", mend)
             if value[1:] not in known:
                 raise self._unknown("VS214", "option", value[1:], known, 1)
-            return self.settings.option(known[value[1:]])
+            return self.settings.option(known[value[1:]], many)
         if isinstance(value, dict) and "config" in value:
-            return self.settings.option(self._anonymous(value, field_name, option=True))
+            return self.settings.option(self._anonymous(value, field_name, option=True), many)
         return value
 
     def origin(self, value: Any, field_name: str) -> Label | None:
@@ -455,6 +492,18 @@ class Scope:
         return fault(code, message, mend, offset=offset, length=len(name))
 
 
+def as_table(value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of whole numbers as tuples.
+
+    Raises:
+        ValueError: when it is something else; the message is the value as a reader may see it.
+    """
+    is_rows = isinstance(value, (list, tuple)) and all(isinstance(r, (list, tuple)) for r in value)
+    if not is_rows or not all(type(n) is int and 0 <= n <= MAX_SIZE for r in value for n in r):
+        raise ValueError(show(value))
+    return tuple(tuple(row) for row in value)
+
+
 def config_fault(error: ValidationError, value: Mapping[str, Any]) -> PydanticCustomError:
     """The first fault of a `{config: ...}`, as one that carries its place within the mapping."""
     known = ("config", "default", "map")
@@ -488,20 +537,18 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-z_][a-z0-9_.]*", text) is not None
 
 
-def _is_nested(value: Any) -> bool:
-    """Whether a value is a list of anything but plain values."""
-    return isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)
-
-
 def _find_word(text: str, word: str) -> int:
     found = re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", text)
     return found.start() if found else 0
 
 
 def lookup(data: Any, path: str) -> Any:
-    """Value at a dotted path of nested mappings, or MISSING."""
+    """Value at a dotted path of nested mappings and lists, or MISSING."""
     for part in path.split("."):
-        if not isinstance(data, Mapping) or part not in data:
+        if isinstance(data, list) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+        elif isinstance(data, Mapping) and part in data:
+            data = data[part]
+        else:
             return MISSING
-        data = data[part]
     return data

@@ -352,18 +352,22 @@ def llava_multilayer(case: Case):
     return cfg, inputs
 
 
-PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
-ANYRES_SIZES = [(40, 75), (60, 31), (20, 80)]
+ANYRES_GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+ANYRES_SIZES = [(40, 75), (60, 31), (20, 80), (33, 29)]
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    return [[rows * side, columns * side] for rows, columns in ANYRES_GRIDS]
 
 
 def _anyres(case: Case, cfg, fn):
     import torch
 
-    sizes = ANYRES_SIZES[: case.n]
-    counts = [fn(s, cfg.image_grid_pinpoints, cfg.vision_config.image_size) for s in sizes]
-    pixels = torch.zeros(case.n, max(counts), 3, 28, 28)
+    sizes, side = ANYRES_SIZES[: case.n], cfg.vision_config.image_size
+    counts = [fn(s, cfg.image_grid_pinpoints, side) for s in sizes]
+    pixels = torch.zeros(case.n, max(counts), 3, side, side)
     for i, c in enumerate(counts):
-        pixels[i, :c] = case.normal(c, 3, 28, 28)
+        pixels[i, :c] = case.normal(c, 3, side, side)
     return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
 
 
@@ -372,14 +376,17 @@ def llava_next(case: Case):
     from transformers import LlavaNextConfig
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+    vision = clip_vision(**case.sizes.get("vision", {}))
     cfg = LlavaNextConfig(
-        vision_config=clip_vision(),
-        text_config=decoder("mistral", sliding_window=None),
+        vision_config=vision,
+        text_config=decoder("mistral", sliding_window=None, **case.sizes.get("text", {})),
         image_token_index=IMG,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -394,12 +401,13 @@ def llava_next(case: Case):
 def _onevision(case: Case, **kw):
     from transformers import LlavaOnevisionConfig
 
+    vision = siglip_vision(vision_use_head=False, **case.sizes.get("vision", {}))
     return LlavaOnevisionConfig(
-        vision_config=siglip_vision(vision_use_head=False),
-        text_config=decoder("qwen2"),
+        vision_config=vision,
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_index=IMG,
         video_token_index=VID,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
         **kw,
     )
 
@@ -415,6 +423,8 @@ def llava_onevision(case: Case):
     cfg = _onevision(case)
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -761,9 +771,7 @@ def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
     }
     side = given["image_size"]
     given |= {"image_size": [side] * 2, "patch_size": [given["patch_size"]] * 2}
-    vision = InternVLVisionConfig(
-        **given, norm_type=norm, use_qk_norm=qk, attention_bias=bias
-    )
+    vision = InternVLVisionConfig(**given, norm_type=norm, use_qk_norm=qk, attention_bias=bias)
     tokens = (side // vision.patch_size[0] // 2) ** 2
     cfg = InternVLConfig(
         vision_config=vision,
@@ -863,12 +871,14 @@ def deepseek_vl_hybrid(case: Case):
     return cfg, inputs
 
 
-QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4)]
+QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4), (1, 6, 10)]
 
 
 def _qwen_inputs(
     case: Case, width: int, merge: int = 2, start: int = START, end: int = END, video=None
 ):
+    if not case.n:
+        return case.prompt([])
     vis, grid = patch_rows(case, QWEN_SIZES[: case.n], width)
     blocks = [[start, *[IMG] * (t * h * w // merge**2), end] for t, h, w in QWEN_SIZES[: case.n]]
     out = {"pixel_values": vis, "image_grid_thw": grid}
@@ -894,6 +904,7 @@ def _qwen2vl(case: Case):
             "num_heads": 4,
             "mlp_ratio": 2,
             "patch_size": 7,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -906,11 +917,13 @@ def _qwen2vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 
@@ -950,6 +963,7 @@ def _qwen25vl(case: Case):
             "window_size": 28,
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -962,11 +976,13 @@ def _qwen25vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 

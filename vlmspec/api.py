@@ -233,7 +233,8 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
             parts[name] = part
             titles[name] = part.document.title
             if part.document.model_type and component.config:
-                model_types[f"{component.config}.model_type"] = part.document.model_type
+                prefix = component.config.partition("|")[0].strip()
+                model_types[f"{prefix}.model_type"] = part.document.model_type
     digest = hashlib.sha256(loaded.source.text.encode())
     for name in sorted(parts):
         digest.update(parts[name].source.text.encode())
@@ -257,7 +258,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         paper=architecture.paper,
         kinds=kinds,
         titles=titles,
-        inputs=architecture.inputs,
+        inputs=architecture.input_kinds,
         outputs=architecture.outputs,
         reference=architecture.reference,
         model_types=model_types,

@@ -2,12 +2,15 @@
 
 from vlmspec.compiler.ops import (
     activation,
+    anyres,
     attention,
     embed,
     fusion,
     linear,
     norm,
+    packed,
     pooling,
+    positions,
     scale,
     spatial,
     structure,
@@ -47,9 +50,23 @@ OPS: dict[str, Op] = {
         structure.CONCAT_CHANNELS,
         pooling.PARAMETER,
         pooling.ATTENTION_POOL,
+        anyres.TILE_INDEX,
+        anyres.TAKE_TILES,
+        anyres.PACK_INDEX,
+        anyres.PACK_WEIGHTS,
+        anyres.PACK_TILES,
         scale.LAYER_SCALE,
         spatial.PIXEL_SHUFFLE,
         fusion.SPLICE,
+        packed.PACKED_PATCH_EMBED,
+        packed.SEGMENTS,
+        packed.WINDOW_ORDER,
+        packed.GRID_POSITIONS,
+        packed.REORDER,
+        packed.FOLD_TOKENS,
+        packed.PACKED_ATTENTION,
+        positions.MULTIMODAL_POSITIONS,
+        positions.AXIS_POSITIONS,
     )
 }
 
@@ -63,6 +80,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
         pooling.MULTIHEAD_MODULE,
+        packed.PACKED_PATCH_MODULE,
     )
 }
 
@@ -86,8 +104,18 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         pooling.ATTENTION_POOL_STEP,
+        anyres.TAKE_TILES_STEP,
+        anyres.PACK_TILES_STEP,
         scale.LAYER_SCALE_STEP,
         spatial.PIXEL_SHUFFLE_STEP,
         fusion.SPLICE_STEP,
+        structure.BLOCK_STEP,
+        packed.PACKED_PATCH_STEP,
+        packed.SEGMENTS_STEP,
+        packed.WINDOW_ORDER_STEP,
+        packed.GRID_POSITIONS_STEP,
+        packed.REORDER_STEP,
+        packed.FOLD_TOKENS_STEP,
+        positions.MULTIMODAL_POSITIONS_STEP,
     )
 }

@@ -78,6 +78,8 @@ PAST = Op(
     results=("past",),
     inline=False,
 )
+
+
 @dataclass(frozen=True, slots=True)
 class MaskAttrs:
     """How many keys a query sees, itself included; all before it if not given."""
@@ -136,18 +138,26 @@ class RopeAttrs:
     low_freq_factor: Scalar | None = None
     high_freq_factor: Scalar | None = None
     original_max_position: Dim | None = None
+    sections: tuple[Dim, ...] = ()
 
 
 ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+    "axial": (),
+    "axial_alternate": (),
 }
 
 
 def _infer_rope_table(ops: Operands):
-    positions = ops.tensor("positions")
-    table = TensorType((*positions.shape, Dim.const(1), ops.attrs.head_dim))
+    positions, sections = ops.tensor("positions"), ops.attrs.sections
+    if sections:
+        ops.require_same(positions.width, Dim.const(len(sections)), "axes and sections differ")
+        half = sum(sections, Dim.const(0))
+        ops.require_same(ops.attrs.head_dim, half * 2, "a head and twice the sections differ")
+    places = positions.shape[:-1] if sections else positions.shape
+    table = TensorType((*places, Dim.const(1), ops.attrs.head_dim))
     return table, table
 
 
@@ -163,6 +173,10 @@ def _emit_rope_table(node, scope):
     device = f"{positions.flat()}.device"
     frequencies = call(scope.helper(function), scope.dim(attrs.head_dim), *given, device)
     scope.line("frequencies", frequencies)
+    if attrs.sections:
+        sections = f"({', '.join(scope.dim(d) for d in attrs.sections)})"
+        helper = scope.helper("rope_table_axes")
+        return call(helper, positions, "frequencies", sections, f"{x}.dtype")
     return call(scope.helper("rope_table"), positions, "frequencies", f"{x}.dtype")
 
 
@@ -260,10 +274,15 @@ ATTENTION = Op(
 
 
 class RopeArgs(Args):
-    """Arguments of `rope`."""
+    """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
+
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type.
+    """
 
     theta: Number = Scalar(10000.0)
-    type: Literal["default", "linear", "llama3"] = "default"
+    type: Literal["default", "linear", "llama3", "axial", "axial_alternate"] = "default"
+    positions: str | None = None
+    sections: tuple[Size, ...] = ()
     factor: Number | None = None
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
@@ -289,6 +308,7 @@ class AttentionArgs(Args):
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    segments: str | None = None
 
 
 def _check_divides(b, width: Dim, heads: Dim) -> None:
@@ -345,7 +365,10 @@ def _lower_attention(b, x, args: AttentionArgs):
     operands = heads | (causal_operands(b, x, args.window) if causal else {})
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
-    h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
+    if args.segments is not None:
+        h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
+    else:
+        h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
     inner = width if args.head_dim is None else None
@@ -412,17 +435,20 @@ def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
         b.fail("VS102", f"rope type `{args.type}` needs {', '.join(f'`{m}`' for m in missing)}")
     given = {"type": args.type, "theta": args.theta}
     given |= {name: getattr(args, name) for name in ROPE_FIELDS[args.type]}
-    attrs = RopeAttrs(head_dim, **given)
-    key = ("rope", *(getattr(attrs, f.name) for f in fields(attrs)))
+    head_dim = b.program.named(head_dim)
+    halves = (head_dim // 4, head_dim // 4) if args.type.startswith("axial") else ()
+    attrs = RopeAttrs(head_dim, sections=args.sections or halves, **given)
+    named = None if args.positions is None else b.value(args.positions)
+    key = ("rope", named, *(getattr(attrs, f.name) for f in fields(attrs)))
     component = b.component
     if key not in component.ambient:
-        if "positions" not in component.ambient:
+        if named is None and "positions" not in component.ambient:
             operands = {
                 "x": component.stream,
                 "position_ids": model_input(component, "position_ids"),
                 "past": cached_tokens(component),
             }
             (component.ambient["positions"],) = component.node("token_positions", operands)
-        operands = {"x": component.stream, "positions": component.ambient["positions"]}
+        operands = {"x": component.stream, "positions": named or component.ambient["positions"]}
         component.ambient[key] = component.node("rope_table", operands, attrs)
     return component.ambient[key]

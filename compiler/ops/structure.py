@@ -108,6 +108,31 @@ RESIDUAL_STEP = StepKind(
 )
 
 
+class BlockArgs(Args):
+    """Arguments of `block`: the steps inside, and what they are."""
+
+    body: tuple[Any, ...]
+    title: str = "Steps that belong together."
+
+
+def _lower_block(b, x, args: BlockArgs):
+    path = f"{b.component.name}.{b.name}"
+    child = b.graph.child(path, doc=args.title, span=b.span)
+    start = child.input("x", x.type)
+    result = b.lower_body(b.inside(child, b.weights.prefix), start)
+    return call_graph(b.graph, child, {"x": x}, [result], b.name)
+
+
+BLOCK_STEP = StepKind(
+    "block",
+    "The steps inside are a module of their own.",
+    BlockArgs,
+    _lower_block,
+    shorthand="body",
+    roles={"block": ""},
+)
+
+
 class LayersArgs(Args):
     """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
 

@@ -7,9 +7,7 @@ from parity.test_models import Architecture
 
 ARCHITECTURES = (Architecture("llava", "llava_multilayer"),)
 # Which layers are taken is in the code of a package, so one without a checkpoint is for others.
-globals().update(
-    suite(ARCHITECTURES, ["test_package_compiled_without_sizes_loads_any_checkpoint"])
-)
+globals().update(suite(ARCHITECTURES, ["test_package_compiled_without_sizes_loads_any_checkpoint"]))
 
 
 def test_a_package_for_another_layer_is_refused(shared_folder, tmp_path):

@@ -298,7 +298,8 @@ def test_padding_does_not_matter(shared_folder, architecture):
     tiny = make(shared_folder, architecture, "padded")
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
     keep = tiny.mask[1].bool()
-    alone = {"input_ids": given["input_ids"][1:, keep], "pixel_values": given["pixel_values"][2:]}
+    alone = {k: v[2:] for k, v in given.items() if k not in ("input_ids", "attention_mask")}
+    alone["input_ids"] = given["input_ids"][1:, keep]
     with torch.no_grad():
         got, want = model(**alone).logits[0], model(**given).logits[1][keep]
     assert harness.compare(got, want) <= 1e-12
@@ -343,16 +344,17 @@ def test_compiles_in_one_graph(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(tiny)
     whole = torch.compile(model, fullgraph=True, backend="eager")
+    given = harness.planned(model, tiny.inputs)
     with torch.no_grad():
-        assert harness.compare(whole(**tiny.inputs).logits, model(**tiny.inputs).logits) <= 1e-6
-    whole(**tiny.inputs).logits.sum().backward()
+        assert harness.compare(whole(**given).logits, model(**tiny.inputs).logits) <= 1e-6
+    whole(**given).logits.sum().backward()
 
 
 @EACH
 def test_exports(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(tiny)
-    given = dict(tiny.inputs)
+    given = harness.planned(model, tiny.inputs)
     ids = given.pop("input_ids")
     program = torch.export.export(Logits(model), (ids,), given)
     with torch.no_grad():

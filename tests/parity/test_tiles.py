@@ -36,7 +36,12 @@ ARCHITECTURES = (
     Architecture(
         "internvl-2.5",
         "internvl_6b",
-        choices=("vision.norm=rms_norm", "vision.qk_norm=width", "text.decoder=qwen3", "vision.qkv_bias=false"),
+        choices=(
+            "vision.norm=rms_norm",
+            "vision.qk_norm=width",
+            "text.decoder=qwen3",
+            "vision.qkv_bias=false",
+        ),
     ),
 )
 # Images are of several tiles each, so this one is asked below.
