@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
-from vlmspec.compiler.ir.types import Scalar
-from vlmspec.compiler.settings import INPUT_SIZES, MAX_SIZE, Setting, Settings
+from vlmspec.compiler.ir.types import Scalar, Table
+from vlmspec.compiler.settings import INPUT_SIZES, MAX_SIZE, Setting, Settings, as_table
 from vlmspec.diagnostics.model import Label, Span
 from vlmspec.dsl.faults import near_or_list, show
 from vlmspec.dsl.schema import FromConfig, fault
@@ -118,7 +118,25 @@ class Scope:
         message = f"expected a number or the name of a size, not {show(value)}"
         raise fault("VS103", message)
 
-    def option(self, value: Any, field_name: str | None = None) -> Any:
+    def table(self, value: Any, field_name: str | None = None) -> Table:
+        """Rows of whole numbers: a literal, the name of a setting, or `{config: ...}`."""
+        name = None
+        if isinstance(value, dict):
+            name = self._anonymous(value, field_name, option=False)
+        elif isinstance(value, str):
+            known = self.names(option=False)
+            if value not in known:
+                raise self._unknown("VS302", "size", value, known, 0)
+            name = known[value]
+        if name is not None:
+            self.settings.size(name)
+            value = self.settings.keys[name].value if name in self.settings.keys else None
+        try:
+            return Table(as_table(value), name)
+        except ValueError as error:
+            raise fault("VS103", f"expected rows of whole numbers, not {error}") from None
+
+    def option(self, value: Any, field_name: str | None = None, many: bool = False) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""
         if isinstance(value, str) and value.startswith("$"):
             known = self.names(option=True)
@@ -127,9 +145,9 @@ class Scope:
                 raise fault("VS214", f"{show(value[1:])} is a size, not an option", mend)
             if value[1:] not in known:
                 raise self._unknown("VS214", "option", value[1:], known, 1)
-            return self.settings.option(known[value[1:]])
+            return self.settings.option(known[value[1:]], many)
         if isinstance(value, dict) and "config" in value:
-            return self.settings.option(self._anonymous(value, field_name, option=True))
+            return self.settings.option(self._anonymous(value, field_name, option=True), many)
         return value
 
     def origin(self, value: Any, field_name: str) -> Label | None:

@@ -54,9 +54,13 @@ class Setting:
             return ()
         given = self.definition.config
         paths = (given,) if isinstance(given, str) else given
-        return tuple(
-            p[1:] if p.startswith("/") else ".".join(filter(None, (self.prefix, p))) for p in paths
-        )
+        prefixes = [text.strip().removeprefix("/") for text in self.prefix.split("|")]
+        found = [
+            p[1:] if p.startswith("/") else ".".join(filter(None, (prefix, p)))
+            for prefix in prefixes
+            for p in paths
+        ]
+        return tuple(dict.fromkeys(found))
 
     @property
     def map(self) -> Mapping[str, Any] | None:
@@ -108,13 +112,15 @@ class Settings:
         finally:
             self._resolving.pop()
 
-    def option(self, name: str) -> Any:
-        """The value of a declared option."""
+    def option(self, name: str, many: bool = False) -> Any:
+        """The value of a declared option; a list of values, as a tuple, where `many` are taken."""
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if isinstance(value, (list, dict)):
+            if many and isinstance(value, (list, tuple)):
+                value = tuple(value)
+            elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
             self.options[name] = ConfigKey(
@@ -123,6 +129,8 @@ class Settings:
         return self.options[name].value
 
     def _resolve(self, setting: Setting) -> Dim:
+        if isinstance(setting.default, (tuple, list)):
+            return self._resolve_table(setting)
         value = self._given(setting)
         default = setting.default
         if isinstance(default, str):
@@ -136,11 +144,32 @@ class Settings:
         value = self._checked(setting, value, self._is_fraction(default))
         dim = self._settle(setting.name, value)
         if setting.name in self.derived:
-            return dim
+            return self._foreign(setting.name) or dim
         self.keys[setting.name] = ConfigKey(
             setting.name, setting.paths, value, default, span=setting.span
         )
         return dim
+
+    def _resolve_table(self, setting: Setting) -> Dim:
+        """Rows of whole numbers: no size, but a field of the config as sizes are."""
+        name, given = setting.name, self._given(setting)
+        try:
+            value = as_table(setting.default if given is MISSING else given)
+        except ValueError as error:
+            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
+            value = ()
+        default = as_table(setting.default)
+        self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
+        self.expressions[name] = Dim.sym(name)
+        return self.expressions[name]
+
+    def _foreign(self, name: str) -> Dim | None:
+        """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
+        owner = name.rpartition(".")[0]
+        if all(n.rpartition(".")[0] == owner for n in self.derived[name].symbols()):
+            return None
+        self.expressions[name] = self.derived.pop(name)
+        return self.expressions[name]
 
     def _is_fraction(self, default: Any) -> bool | None:
         """Whether a size with this default is a real number; None where that cannot be told."""
@@ -199,6 +228,9 @@ class Settings:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
+            if isinstance(found, list) and not setting.option and len(set(map(repr, found))) == 1:
+                # A size along each axis, as [448, 448]; not a table, whose rows are lists.
+                found = found if isinstance(found[0], list) else found[0]
             self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING
@@ -281,10 +313,25 @@ class Settings:
         self.diagnostics.error("VS307", message, span, help=mend, secondary=others)
 
 
+def as_table(value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of whole numbers as tuples.
+
+    Raises:
+        ValueError: when it is something else; the message is the value as a reader may see it.
+    """
+    is_rows = isinstance(value, (list, tuple)) and all(isinstance(r, (list, tuple)) for r in value)
+    if not is_rows or not all(type(n) is int and 0 <= n <= MAX_SIZE for r in value for n in r):
+        raise ValueError(show(value))
+    return tuple(tuple(row) for row in value)
+
+
 def lookup(data: Any, path: str) -> Any:
-    """Value at a dotted path of nested mappings, or MISSING."""
+    """Value at a dotted path of nested mappings and lists, or MISSING."""
     for part in path.split("."):
-        if not isinstance(data, Mapping) or part not in data:
+        if isinstance(data, list) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+        elif isinstance(data, Mapping) and part in data:
+            data = data[part]
+        else:
             return MISSING
-        data = data[part]
     return data

@@ -1,6 +1,20 @@
 """The vocabulary: every op, module kind and step, listed once."""
 
-from vlmspec.compiler.ops import activation, attention, embed, fusion, linear, norm, structure
+from vlmspec.compiler.ops import (
+    activation,
+    anyres,
+    attention,
+    embed,
+    fusion,
+    linear,
+    norm,
+    packed,
+    pooling,
+    positions,
+    scale,
+    spatial,
+    structure,
+)
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
 
 OPS: dict[str, Op] = {
@@ -33,7 +47,26 @@ OPS: dict[str, Op] = {
         structure.REPEAT,
         structure.SLICE_TOKENS,
         structure.LAST_TOKENS,
+        structure.CONCAT_CHANNELS,
+        pooling.PARAMETER,
+        pooling.ATTENTION_POOL,
+        anyres.TILE_INDEX,
+        anyres.TAKE_TILES,
+        anyres.PACK_INDEX,
+        anyres.PACK_WEIGHTS,
+        anyres.PACK_TILES,
+        scale.LAYER_SCALE,
+        spatial.PIXEL_SHUFFLE,
         fusion.SPLICE,
+        packed.PACKED_PATCH_EMBED,
+        packed.SEGMENTS,
+        packed.WINDOW_ORDER,
+        packed.GRID_POSITIONS,
+        packed.REORDER,
+        packed.FOLD_TOKENS,
+        packed.PACKED_ATTENTION,
+        positions.MULTIMODAL_POSITIONS,
+        positions.AXIS_POSITIONS,
     )
 }
 
@@ -46,6 +79,8 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.EMBEDDING_MODULE,
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
+        pooling.MULTIHEAD_MODULE,
+        packed.PACKED_PATCH_MODULE,
     )
 }
 
@@ -61,12 +96,26 @@ STEPS: dict[str, StepKind] = {
         linear.GLU_STEP,
         norm.LAYER_NORM_STEP,
         norm.RMS_NORM_STEP,
+        norm.NORM_STEP,
         activation.ACT_STEP,
         activation.SCALE_STEP,
         attention.ATTENTION_STEP,
         structure.RESIDUAL_STEP,
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
+        pooling.ATTENTION_POOL_STEP,
+        anyres.TAKE_TILES_STEP,
+        anyres.PACK_TILES_STEP,
+        scale.LAYER_SCALE_STEP,
+        spatial.PIXEL_SHUFFLE_STEP,
         fusion.SPLICE_STEP,
+        structure.BLOCK_STEP,
+        packed.PACKED_PATCH_STEP,
+        packed.SEGMENTS_STEP,
+        packed.WINDOW_ORDER_STEP,
+        packed.GRID_POSITIONS_STEP,
+        packed.REORDER_STEP,
+        packed.FOLD_TOKENS_STEP,
+        positions.MULTIMODAL_POSITIONS_STEP,
     )
 }

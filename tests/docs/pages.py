@@ -48,7 +48,7 @@ class Block:
     language: str
     text: str
     marks: frozenset[str] = frozenset()
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def place(self) -> str:
