@@ -1,5 +1,6 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
+import itertools
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -61,8 +62,9 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(repr(v) for v in _raw_values(key, key.value))
-            default = _raw_values(key, key.default)[0]
+            accepted = ", ".join(_literal(v) for v in _raw_values(key, key.value))
+            is_list = isinstance(key.default, tuple)
+            default = None if is_list else _raw_values(key, key.default)[0]
             lines += _call(
                 "check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], ""
             )
@@ -120,7 +122,7 @@ class ConfigEmitter:
         for path, value in self.model_types.items():
             _plant(tree, path, repr(value))
         for key in self.options:
-            _plant(tree, key.paths[0], repr(_raw_values(key, key.value)[0]))
+            _plant(tree, key.paths[0], _literal(_raw_values(key, key.value)[0]))
         for key in self.keys:
             if key.paths:
                 _plant(tree, key.paths[0], f"self.{key.name}")
@@ -150,11 +152,36 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
+    if isinstance(value, tuple):
+        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
+        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
     if not key.map:
         return [value]
     table = {"true": True, "false": False, "none": None}
-    found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
+    found = [_number(table.get(raw, raw)) for raw, meant in key.map.items() if meant == value]
     return found or [value]
+
+
+def _number(raw: Any) -> Any:
+    """A whole number that stands as a key of `map`, where keys are texts."""
+    return int(raw) if isinstance(raw, str) and raw.isdecimal() else raw
+
+
+def _literal(value: Any) -> str:
+    """Source text of a value; a list's repetitions are written as products."""
+    if not isinstance(value, list):
+        return repr(value)
+    total = len(value)
+    for length in range(1, total // 2 + 1):
+        times, rest = divmod(total, length)
+        if not rest and value == value[:length] * times:
+            part = _literal(value[:length])
+            return f"{part} * {times}" if " * " not in part else f"({part}) * {times}"
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(value)]
+    if all(count == 1 for _, count in runs):
+        return repr(value)
+    pieces = [f"[{key!r}]" + (f" * {count}" if count > 1 else "") for key, count in runs]
+    return " + ".join(pieces)
 
 
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:

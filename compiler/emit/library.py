@@ -16,8 +16,11 @@ FILES = (
     "norm/reference.py",
     "rope/reference.py",
     "attention/reference.py",
+    "recurrence/reference.py",
+    "moe/reference.py",
     "splice/reference.py",
 )
+STATES = ("KVCache", "RecurrentState")
 TORCH_IMPORTS = (
     ("torch", "import torch"),
     ("F", "import torch.nn.functional as F"),
@@ -59,8 +62,9 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The cache's class lives in a file of its own, which the library cannot import.
-    source = source.replace('"KVCache | None"', "KVCache | None")
+    # The classes of states live in a file of their own, which the library cannot import.
+    for state in STATES:
+        source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))
     return Definition(name, source, mentions - {name}, isinstance(node, ast.Assign))
 
@@ -83,10 +87,13 @@ def functional_source(names: set[str], header: str) -> str:
     definitions = closure(names)
     used = frozenset().union(*(d.mentions for d in definitions))
     groups = [["import math"] if "math" in used else []]
+    if "Callable" in used:
+        groups[0].append("from collections.abc import Callable")
     torch = [line for name, line in TORCH_IMPORTS if name in used]
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     groups.append([*torch, f"from torch import {', '.join(from_torch)}"] if from_torch else torch)
-    groups.append(["from .generation import KVCache"] if "KVCache" in used else [])
+    states = [name for name in STATES if name in used]
+    groups.append([f"from .generation import {', '.join(states)}"] if states else [])
     imports = "\n\n".join("\n".join(group) for group in groups if group)
     constants = [d.source for d in definitions if d.constant]
     rest = [d.source for d in definitions if not d.constant]

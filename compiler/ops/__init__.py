@@ -1,6 +1,16 @@
 """The vocabulary: every op, module kind and step, listed once."""
 
-from vlmspec.compiler.ops import activation, attention, embed, fusion, linear, norm, structure
+from vlmspec.compiler.ops import (
+    activation,
+    attention,
+    embed,
+    fusion,
+    linear,
+    moe,
+    norm,
+    recurrence,
+    structure,
+)
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
 
 OPS: dict[str, Op] = {
@@ -20,6 +30,7 @@ OPS: dict[str, Op] = {
         activation.ADD,
         activation.MUL,
         activation.SCALE,
+        activation.SCALED_ADD,
         attention.SPLIT_HEADS,
         attention.MERGE_HEADS,
         attention.PAST,
@@ -27,6 +38,7 @@ OPS: dict[str, Op] = {
         attention.CAUSAL_MASK,
         attention.ROPE_TABLE,
         attention.ROPE,
+        attention.PARTIAL_ROPE,
         attention.ATTENTION,
         attention.ADVANCE,
         structure.CALL,
@@ -34,6 +46,11 @@ OPS: dict[str, Op] = {
         structure.SLICE_TOKENS,
         structure.LAST_TOKENS,
         fusion.SPLICE,
+        moe.ROUTE,
+        moe.EXPERTS,
+        recurrence.TOKEN_MASK,
+        recurrence.DECAY_RATES,
+        recurrence.LIGHTNING,
     )
 }
 
@@ -46,6 +63,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.EMBEDDING_MODULE,
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
+        moe.EXPERTS_MODULE,
     )
 }
 
@@ -68,5 +86,7 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         fusion.SPLICE_STEP,
+        moe.MOE_STEP,
+        recurrence.LIGHTNING_STEP,
     )
 }

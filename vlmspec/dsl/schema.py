@@ -137,7 +137,10 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value = Field(default=None, description="The value where config.json has none.")
+    default: Value | tuple[Value, ...] = Field(
+        default=None,
+        description="The value where config.json has none; a list for what differs by layer.",
+    )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
