@@ -17,6 +17,7 @@ from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
 from vlmspec.compiler.ir.graph import ConfigKey
 from vlmspec.compiler.ir.types import Scalar
 from vlmspec.diagnostics.model import Diagnostics, Label, Span
+from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, show
 from vlmspec.dsl.schema import FromConfig, fault
 
@@ -253,7 +254,8 @@ class Settings:
         """Report a value of a setting where it was given, and show what reads it."""
         origin = self._origin(setting.name)
         if setting.name in self.overrides.values:
-            message = f"`--set {setting.name}={self.overrides.values[setting.name]}`: {message}"
+            given = f"--set {setting.name}={self.overrides.values[setting.name]}"
+            message = f"{quote(given, 100)}: {message}"
             self.diagnostics.error(code, message, setting.span, "sets this", mend)
         elif origin is None:
             self.diagnostics.error(code, message, setting.span, help=mend)

@@ -1,6 +1,7 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
 import itertools
+import json
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -62,11 +63,11 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(_literal(v) for v in _raw_values(key, key.value))
+            accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
             is_list = isinstance(key.default, tuple)
             default = None if is_list else _raw_values(key, key.default)[0]
             lines += _call(
-                "check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], ""
+                "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
             )
         lines += self._reads("")
         lines.append("        return cls(")
@@ -112,7 +113,7 @@ class ConfigEmitter:
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:
-            text = repr(default)
+            text = literal(default)
         if not key.paths:
             return [f"        {_short(key)} = {text}"]
         return _call("read_size", ["data", _paths(key), text], f"{_short(key)} = ")
@@ -120,9 +121,9 @@ class ConfigEmitter:
     def _to_json(self) -> list[str]:
         tree: dict[str, Any] = {}
         for path, value in self.model_types.items():
-            _plant(tree, path, repr(value))
+            _plant(tree, path, literal(value))
         for key in self.options:
-            _plant(tree, key.paths[0], _literal(_raw_values(key, key.value)[0]))
+            _plant(tree, key.paths[0], literal(_raw_values(key, key.value)[0]))
         for key in self.keys:
             if key.paths:
                 _plant(tree, key.paths[0], f"self.{key.name}")
@@ -138,15 +139,33 @@ def _short(key: ConfigKey) -> str:
 
 
 def _paths(key: ConfigKey) -> str:
-    return repr(tuple(key.paths)) if len(key.paths) > 1 else f"({_quoted(key.paths[0])},)"
+    paths = ", ".join(map(literal, key.paths))
+    return f"({paths})" if len(key.paths) > 1 else f"({paths},)"
 
 
-def _quoted(text: str) -> str:
-    return f'"{text}"'
+def literal(value: Any) -> str:
+    """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    if isinstance(value, list):
+        return _list_literal(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _list_literal(values: list[Any]) -> str:
+    """Source text of a list; its repetitions are written as products."""
+    total = len(values)
+    for length in range(1, total // 2 + 1):
+        times, rest = divmod(total, length)
+        if not rest and values == values[:length] * times:
+            part = _list_literal(values[:length])
+            return f"({part}) * {times}" if " * " in part else f"{part} * {times}"
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(values)]
+    if all(count == 1 for _, count in runs):
+        return f"[{', '.join(map(literal, values))}]"
+    pieces = [f"[{literal(value)}]" + (f" * {n}" if n > 1 else "") for value, n in runs]
+    return " + ".join(pieces)
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
-    arguments = [a.replace("'", '"') for a in arguments]
     return [f"        {head}{fn}({', '.join(arguments)})"]
 
 
@@ -167,23 +186,6 @@ def _number(raw: Any) -> Any:
     return int(raw) if isinstance(raw, str) and raw.isdecimal() else raw
 
 
-def _literal(value: Any) -> str:
-    """Source text of a value; a list's repetitions are written as products."""
-    if not isinstance(value, list):
-        return repr(value)
-    total = len(value)
-    for length in range(1, total // 2 + 1):
-        times, rest = divmod(total, length)
-        if not rest and value == value[:length] * times:
-            part = _literal(value[:length])
-            return f"{part} * {times}" if " * " not in part else f"({part}) * {times}"
-    runs = [(key, len(list(group))) for key, group in itertools.groupby(value)]
-    if all(count == 1 for _, count in runs):
-        return repr(value)
-    pieces = [f"[{key!r}]" + (f" * {count}" if count > 1 else "") for key, count in runs]
-    return " + ".join(pieces)
-
-
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:
     *parents, last = path.split(".")
     for part in parents:
@@ -196,8 +198,8 @@ def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
     lines = [f"{head}{{"]
     for key, value in tree.items():
         if isinstance(value, dict):
-            lines += _dict_lines(value, f'{pad}    "{key}": ', indent + 4)
+            lines += _dict_lines(value, f"{pad}    {literal(key)}: ", indent + 4)
             lines[-1] += ","
         else:
-            lines.append(f'{pad}    "{key}": {value},'.replace("'", '"'))
+            lines.append(f"{pad}    {literal(key)}: {value},")
     return [*lines, f"{pad}}}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmspec.compiler.checks import stored_names
 from vlmspec.compiler.emit import runtime
 from vlmspec.compiler.emit.config import ConfigEmitter
 from vlmspec.compiler.emit.layout import fill, layout
@@ -16,7 +17,7 @@ from vlmspec.compiler.emit.names import camel, class_names, identifier, used_siz
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
-from vlmspec.compiler.ops import OPS
+from vlmspec.diagnostics.text import printable
 
 STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
@@ -96,9 +97,9 @@ class PackageEmitter:
         lines = [
             f'"""{first}',
             "",
-            f"Written by vlmspec {self.about.version} from {self.about.spec_name} "
+            f"Written by vlmspec {self.about.version} from {_safe(self.about.spec_name)} "
             f"(sha256 {self.about.spec_hash[:16]}).",
-            f"To write it again: {self.about.command}",
+            f"To write it again: {_safe(self.about.command)}",
             "",
             "Shapes: B batch, T query tokens, S key tokens, H query heads, G key/value heads, "
             "E head dimension.",
@@ -159,11 +160,10 @@ class PackageEmitter:
 
     def _ignored(self) -> list[str]:
         """What checkpoints may hold beside the parameters, where there is more than usual."""
-        nodes = [node for graph in self.program.graphs.values() for node in graph.nodes]
-        found = dict.fromkeys(name for node in nodes for name in OPS[node.op].stored)
-        if not found:
+        names = stored_names(self.program)
+        if not names:
             return []
-        suffixes = ", ".join(f'".{name}"' for name in found)
+        suffixes = ", ".join(f'".{name}"' for name in names)
         return [f"    ignored_suffixes = (*CheckpointMixin.ignored_suffixes, {suffixes})"]
 
     def _entry_docstring(self, graph: Graph) -> list[str]:
@@ -278,6 +278,11 @@ class PackageEmitter:
             },
         }
         return json.dumps(data, indent=2) + "\n"
+
+
+def _safe(text: str) -> str:
+    """Text of the request as it may stand in a docstring: one line that does not end it."""
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _number(dim: Any) -> int | str:
