@@ -73,7 +73,7 @@ def traced_grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Do the same without looking at the lengths of the groups, for `torch.compile` and exports."""
     aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
     if aligned and x.dtype != torch.float64:
-        return torch._grouped_mm(x, weight.mT, offs=ends.to(torch.int32))
+        return F.grouped_mm(x, weight.mT, offs=ends.to(torch.int32))
     # torch's grouped product takes neither these strides nor doubles: give each row its matrix.
     group = torch.searchsorted(ends, torch.arange(len(x), device=x.device), right=True)
     return (weight[group] @ x[..., None]).squeeze(-1)

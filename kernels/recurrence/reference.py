@@ -37,17 +37,20 @@ def head_slopes(heads: int) -> list[float]:
 
 
 def decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
-    """Rates at which the heads of a layer forget [H]: deeper layers forget more slowly."""
+    """Rates at which the heads of a layer forget [H]: deeper layers forget more slowly.
+
+    They are rounded to float32 whatever the model's dtype, as the public implementations do.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
-    slopes = torch.tensor(head_slopes(heads), dtype=exact, device=x.device)
-    return slopes * (1 - layer / max(layers - 1, 1) + 1e-5)
+    slopes = torch.tensor(head_slopes(heads), dtype=torch.float32, device=x.device)
+    return (slopes * (1 - layer / max(layers - 1, 1) + 1e-5)).to(exact)
 
 
 def stored_decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
-    """Rates at which the heads of a layer forget [H], as transformers stores them.
+    """Rates at which the heads of a layer forget [H], as transformers stores them with their tables.
 
-    They are rounded to float32 whatever the model's dtype, the slopes are powers of one base for
-    every number of heads, and the depth counts against one layer more by a trifle.
+    They stay float32, so the tables made of them are rounded too; the slopes are powers of one
+    base for every number of heads, and the last layer is divided by a trifle more.
     """
     exponents = torch.arange(1, heads + 1, device=x.device)
     slopes = (1 / 2 ** (8 / heads)) ** exponents
