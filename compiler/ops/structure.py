@@ -7,7 +7,8 @@ from vlmspec.compiler.emit.expr import atom, call, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
-from vlmspec.compiler.ops.args import Args, Size
+from vlmspec.compiler.ops.activation import ScaledAddAttrs
+from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
 
 
@@ -90,18 +91,24 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on its result."""
 
     body: tuple[Any, ...]
+    alpha: Number | None = None
+    beta: Number | None = None
 
 
 def _lower_residual(b, x, args: ResidualArgs):
-    return b.node("add", {"x": x, "y": b.lower_body(b, x)})
+    y = b.lower_body(b, x)
+    if args.alpha is None and args.beta is None:
+        return b.node("add", {"x": x, "y": y})
+    return b.node("scaled_add", {"x": x, "y": y}, ScaledAddAttrs(args.alpha, args.beta))
 
 
 RESIDUAL_STEP = StepKind(
     "residual",
-    "The steps inside are a branch whose result is added to what it started from.",
+    "The steps inside are a branch whose result is added to what it started from; "
+    "`alpha` scales the latter, `beta` the branch.",
     ResidualArgs,
     _lower_residual,
     shorthand="body",
