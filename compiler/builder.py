@@ -246,9 +246,10 @@ def infer(
         # A rule unpacks the shapes that it is for; others have another number of dimensions.
         shown = ", ".join(f"{role}: {type}" for role, type in types.items())
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
-    optional = frozenset().union(
-        *(t.optional for role, t in types.items() if role not in record.joins)
-    )
+    borne = record.joins | record.bears
+    optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
+    if record.gives_optional is not None:
+        optional |= record.gives_optional(attrs)
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)

@@ -409,6 +409,7 @@ class Lowering:
         builder.given = {start: x}
         given = {start.name: x}
         step = self._step(place, builder)
+        step.values[first] = start
         for role, value in others:
             inner = builder.input(role, self._operand_type(value))
             builder.given[inner] = step.values[role] = value

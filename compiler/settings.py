@@ -115,7 +115,8 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if isinstance(value, (list, dict)):
+            value = tuple(value) if isinstance(value, list) else value
+            if isinstance(value, dict):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None
             self.options[name] = ConfigKey(

@@ -281,7 +281,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         paper=architecture.paper,
         kinds=kinds,
         titles=titles,
-        inputs=architecture.inputs,
+        inputs={n: i if isinstance(i, str) else i.kind for n, i in architecture.inputs.items()},
         outputs=architecture.outputs,
         reference=architecture.reference,
         model_types=model_types,

@@ -151,7 +151,7 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
     if not key.map:
-        return [value]
+        return [list(value) if isinstance(value, tuple) else value]
     table = {"true": True, "false": False, "none": None}
     found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
     return found or [value]

@@ -17,6 +17,8 @@ FILES = (
     "rope/reference.py",
     "attention/reference.py",
     "splice/reference.py",
+    "tiles/reference.py",
+    "cross_attention/reference.py",
 )
 TORCH_IMPORTS = (
     ("torch", "import torch"),

@@ -127,8 +127,7 @@ class ModuleEmitter:
     def _forward(self, graph: Graph) -> tuple[list[str], Scope]:
         scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels)
         scope.start()
-        for index in range(len(graph.nodes)):
-            scope.emit(index)
+        self._emit_guarded(scope, list(range(len(graph.nodes))), set())
         scope.finish()
         return scope.lines, scope
 
@@ -160,29 +159,38 @@ class ModuleEmitter:
         """
         graph = scope.graph
         guard: frozenset[str] = frozenset()
+        mark, absent = 0, []
         for position, index in enumerate(nodes):
             needed = _needed(graph.nodes[index])
+            if needed != guard:
+                self._close_guard(scope, mark, absent)
+                absent = []
             if needed != guard and needed:
-                group = [
-                    graph.nodes[i] for i in nodes[position:] if _needed(graph.nodes[i]) == needed
-                ]
-                for name in self._absent(graph, group, kept):
-                    scope.block(f"{name} = None")
+                rest = [graph.nodes[i] for i in nodes[position:]]
+                absent = self._absent(graph, [n for n in rest if _needed(n) == needed], kept)
+                scope.settle()
+                mark = len(scope.lines)
                 test = " and ".join(f"{name} is not None" for name in sorted(needed))
                 scope.block(f"if {test}:")
             scope.indent = 12 if needed else 8
             guard = needed
             scope.emit(index)
+        self._close_guard(scope, mark, absent)
         scope.indent = 8
 
-    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[str]:
-        """Names of the group's results that somebody outside of it may read."""
+    def _close_guard(self, scope: Scope, mark: int, absent: list[Value]) -> None:
+        """Before an `if` whose end is reached, say what its results are without it."""
+        lines = [f"        {scope.names[value]} = None" for value in absent]
+        scope.lines[mark:mark] = lines
+
+    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[Value]:
+        """The group's results that somebody outside of it may read."""
         inside = {id(n) for n in group}
         found = []
         for value in (v for n in group for v in n.outputs if v.type.optional):
             read = any(id(n) not in inside for n in graph.readers(value))
             if read or value in kept or value in graph.outputs:
-                found.append(value.name)
+                found.append(value)
         return found
 
     # ---------------------------------------------------------------------------------------- plan
@@ -225,13 +233,14 @@ class ModuleEmitter:
 def _needed(node: Node) -> frozenset[str]:
     """The optional inputs without which a node does not run."""
     bears = OPS[node.op].joins
-    found = [v.type.optional for role, v in node.inputs if role not in bears]
+    borne = OPS[node.op].bears
+    found = [v.type.optional for role, v in node.inputs if role not in bears | borne]
     outputs = [v.type.optional for v in node.outputs]
     if node.op == "call":
         return frozenset().union(*outputs)
     if bears:
         return frozenset().union(*(v.type.optional for _, v in node.inputs))
-    return frozenset().union(*found)
+    return frozenset().union(*found, *outputs)
 
 
 def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:

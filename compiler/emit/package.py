@@ -172,6 +172,11 @@ class PackageEmitter:
                 for n, k in self.about.inputs.items()
                 if k == "image"
             },
+            **{
+                n: "as the processor gives it"
+                for n, k in self.about.inputs.items()
+                if k not in ("text", "image")
+            },
         }
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:
@@ -228,6 +233,9 @@ class PackageEmitter:
                 heads, width = (d.render(self._reach) for d in node["k"].type.shape[-2:])
                 sizes = ("batch_size", heads, "max_length", width)
                 return call("KVCache", *sizes, dtype="dtype", device="device").flat()
+        # A layer that only attends to a memory has no keys of its own.
+        if any(n.op == "memory_attention" for n in _nodes_under(self.program, graph)):
+            return call("KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device").flat()
         return "None"
 
     # ---------------------------------------------------------------------------------- other files

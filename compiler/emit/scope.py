@@ -57,6 +57,11 @@ class Scope:
         self.line(fresh, Atom(self.name(value)))
         return fresh
 
+    def claim(self, value: Value) -> str:
+        """The variable that a result will have, for an op that writes it by itself."""
+        self.wanted[value] = self._variable(value, self.current)
+        return self.wanted[value]
+
     def module(self, node: Node) -> str:
         return f"self.{node.module}"
 
@@ -138,7 +143,19 @@ class Scope:
             and op.inline
             and len(node.outputs) == 1
             and self.graph.used_once(node.output)
+            and not self._leaves_guard(node)
         )
+
+    def _leaves_guard(self, node: Node) -> bool:
+        """Whether a value that may be absent is read where that is borne."""
+        optional = node.output.type.optional
+        readers = self.graph.readers(node.output) if optional else []
+        return any(not reader.output.type.optional for reader in readers)
+
+    def settle(self) -> None:
+        """Give every pending expression a variable, since an `if` begins."""
+        for value in list(self.pending):
+            self.materialize(value)
 
     def emit(self, index: int) -> None:
         """Write the node at `index`, or keep its expression for its reader."""
@@ -179,7 +196,7 @@ class Scope:
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
         names = [self._variable(v, index) for v in node.outputs]
-        if names == [expr.flat()]:
+        if ", ".join(names) == expr.flat():
             return
         written = statement(", ".join(names), expr, self.indent)
         noted = f"{written}  # {self.note}"
@@ -201,6 +218,8 @@ class Scope:
 
     def _busy(self, holder: Value, value: Value, index: int) -> bool:
         """Whether a variable's value is still read once `value` has been written."""
+        if holder == value:
+            return False
         if self.last_use.get(holder, -1) > index:
             return True
         node = self.graph.nodes[index]

@@ -1,6 +1,6 @@
 """Well-formedness of programs: what must hold between passes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from vlmspec.compiler.ir.dim import Dim
@@ -121,8 +121,10 @@ def calls_match(program: Program, graph: Graph) -> str | None:
             start = child.inputs[0].type
             if not fits(program, child.outputs[0].type, start):
                 return f"the layers of `{node.module}` turn {start} into {child.outputs[0].type}"
-        elif problem := _results_differ(program, node, [v.type for v in child.outputs]):
-            return problem
+        else:
+            borne = {v.name for v in child.inputs if getattr(v.type, "nullable", False)}
+            if problem := _results_differ(program, node, [v.type for v in child.outputs], borne):
+                return problem
     return None
 
 
@@ -175,12 +177,20 @@ def types_match(program: Program, graph: Graph) -> str | None:
     return None
 
 
-def _results_differ(program: Program, node: Node, found) -> str | None:
-    """Why a node's results are not of the types `found`, which lack what is optional."""
+def _results_differ(
+    program: Program, node: Node, found, borne: Collection[str] = ()
+) -> str | None:
+    """Why a node's results are not of the types `found`, which lack what is optional.
+
+    Args:
+        borne: operands whose absence a called graph bears; an op says so itself.
+    """
     if len(node.outputs) != len(found):
         return f"{node.op} has {len(node.outputs)} results, not {len(found)}"
-    joins = OPS[node.op].joins
-    optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
+    op = OPS[node.op]
+    borne = op.joins | op.bears | {*borne}
+    optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in borne))
+    optional |= op.gives_optional(node.attrs) if op.gives_optional else frozenset()
     for value, kind in zip(node.outputs, found, strict=True):
         if isinstance(kind, TensorType):
             kind = replace(kind, optional=optional)

@@ -1,6 +1,18 @@
 """The vocabulary: every op, module kind and step, listed once."""
 
-from vlmspec.compiler.ops import activation, attention, embed, fusion, linear, norm, structure
+from vlmspec.compiler.ops import (
+    activation,
+    attention,
+    cross_attention,
+    embed,
+    fusion,
+    gate,
+    linear,
+    norm,
+    shape,
+    structure,
+    tiles,
+)
 from vlmspec.compiler.ops.registry import ModuleKind, Op, StepKind
 
 OPS: dict[str, Op] = {
@@ -34,6 +46,22 @@ OPS: dict[str, Op] = {
         structure.SLICE_TOKENS,
         structure.LAST_TOKENS,
         fusion.SPLICE,
+        shape.FLATTEN,
+        shape.UNFLATTEN,
+        shape.KEEP_TOKENS,
+        shape.PAD_TOKENS,
+        shape.CONCAT,
+        gate.GATE,
+        gate.MASK_ROWS,
+        tiles.PARAMETER,
+        tiles.TILE_EMBEDDING,
+        tiles.TILE_POSITION,
+        tiles.TILE_PADDING_MASK,
+        cross_attention.GIVEN,
+        cross_attention.SKIP_WITHOUT,
+        cross_attention.MEMORY_MASK,
+        cross_attention.SEEING_ROWS,
+        cross_attention.MEMORY_ATTENTION,
     )
 }
 
@@ -68,5 +96,19 @@ STEPS: dict[str, StepKind] = {
         structure.LAYERS_STEP,
         structure.DROP_TOKENS_STEP,
         fusion.SPLICE_STEP,
+        shape.FLATTEN_STEP,
+        shape.UNFLATTEN_STEP,
+        shape.KEEP_TOKENS_STEP,
+        shape.PAD_TOKENS_STEP,
+        shape.CONCAT_STEP,
+        gate.GATE_STEP,
+        gate.MASK_ROWS_STEP,
+        tiles.TILE_EMBEDDING_STEP,
+        tiles.TILE_POSITION_STEP,
+        tiles.TILE_PADDING_STEP,
+        cross_attention.SKIP_STEP,
+        cross_attention.MEMORY_MASK_STEP,
+        cross_attention.SEEING_ROWS_STEP,
+        cross_attention.CROSS_ATTENTION_STEP,
     )
 }

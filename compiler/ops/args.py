@@ -57,7 +57,7 @@ def _mentions(annotation: Any, kinds: tuple[type, ...]) -> bool:
     return annotation in kinds or any(_mentions(a, kinds) for a in inner)
 
 
-def _chosen(scope: Any, value: Any, name: str) -> Any:
+def chosen(scope: Any, value: Any, name: str) -> Any:
     """An argument with its options resolved, one mapping deep."""
     if isinstance(value, dict) and "config" not in value:
         return {k: scope.option(v, f"{name}_{k}") for k, v in value.items()}

@@ -192,7 +192,7 @@ class AttentionAttrs:
     scale: Scalar | None = None
 
 
-def _infer_attention(ops: Operands):
+def infer_attention(ops: Operands):
     q, k, v = (ops.tensor(role) for role in "qkv")
     ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
     ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
@@ -226,6 +226,9 @@ def _emit_attention(node, scope):
     scale = [scope.scalar(attrs.scale)] if attrs.scale else []
     roles = ["q", "k", "v"]
     rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal and node.get("mask") is not None:
+        roles.append("mask")
+        return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
@@ -237,7 +240,7 @@ ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
     "With `cos` and `sin`, queries and keys are rotated first.",
-    infer=_infer_attention,
+    infer=infer_attention,
     emit=_emit_attention,
     attrs=AttentionAttrs,
     inline=False,
@@ -257,14 +260,14 @@ class RopeArgs(Args):
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`."""
+    """Arguments of `attention`; `mask` is `none`, `causal`, or a named value: which keys each query may see."""
 
     num_heads: Size
     num_kv_heads: Size | None = None
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
-    mask: Literal["none", "causal"] = "none"
+    mask: str = "none"
     rope: RopeArgs | None = None
     scale: Number | None = None
 
@@ -304,6 +307,8 @@ def _lower_attention(b, x, args: AttentionArgs):
             heads[role] = b.node("rope", operands, hints=(role,))
     causal = args.mask == "causal"
     operands = heads | (causal_operands(b, x) if causal else {})
+    if args.mask not in ("none", "causal"):
+        operands["mask"] = b.value(args.mask)
     h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias

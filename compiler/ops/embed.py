@@ -159,12 +159,15 @@ def add_parameter(b, shape: tuple[Dim, ...], role: str) -> str:
 
 def _infer_prepend(ops: Operands):
     x = ops.require_width("x", ops.module.attrs.shape[-1], "the prepended token")
-    batch, tokens, width = x.shape
-    return (x.with_shape(batch, tokens + 1, width),)
+    *lead, tokens, width = x.shape
+    return (x.with_shape(*lead, tokens + 1, width),)
 
 
 def _emit_prepend(node, scope):
     x = scope.name(node["x"])
+    if len(node["x"].type.shape) > 3:
+        token = f"{scope.module(node)}.expand(*{x}.shape[:-2], 1, -1)"
+        return call("torch.cat", f"[{token}, {x}]", dim="-2")
     token = f"{scope.module(node)}.expand({x}.shape[0], 1, -1)"
     return call("torch.cat", f"[{token}, {x}]", dim="1")
 

@@ -1,14 +1,16 @@
 """How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from vlmspec.compiler.emit.expr import atom, call, slice_text
+from pydantic import ValidationInfo, field_validator
+
+from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType
-from vlmspec.compiler.ops.args import Args, Size
-from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
+from vlmspec.compiler.ops.args import Args, Size, chosen
+from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,17 @@ class RepeatAttrs:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttrs:
-    """Which of the repeated layers run: from `start` up to `stop`."""
+    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are kept.
+
+    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one layer after another, or
+    with the layers' channels in turns (`interleave`).
+    """
 
     start: Dim
     stop: Dim
+    taps: tuple[int, ...] = ()
+    before: bool = False
+    interleave: bool = False
 
 
 def _emit_call(node, scope):
@@ -53,6 +62,11 @@ CALL = Op(
 )
 
 
+def _infer_repeat(ops: Operands):
+    x, taps = ops.tensor("x"), ops.attrs.taps
+    return (x, x.with_width(x.width * len(taps))) if taps else (x,)
+
+
 def _emit_repeat(node, scope):
     """Write the loop; its result keeps the name of the value that runs through it."""
     state = {role for role, v in node.inputs if v.type == StateType("cache")}
@@ -60,20 +74,43 @@ def _emit_repeat(node, scope):
     blocks = scope.module(node) + scope.span(node)
     name = scope.loop_variable(node, x)
     operands = [atom("layer_cache") if role in state else scope.use(v) for role, v in rest]
+    target, source = "block", blocks
     if state:
         cache = scope.use(dict(node.inputs)[next(iter(state))]).flat()
-        caches = f"{cache} or [None] * len({blocks})"
-        scope.block(f"for block, layer_cache in zip({blocks}, {caches}, strict=True):")
-    else:
-        scope.block(f"for block in {blocks}:")
-    scope.line(name, call("block", name, *operands), indent=4)
+        target = "block, layer_cache"
+        source = f"zip({blocks}, {cache} or [None] * len({blocks}), strict=True)"
+    step = call("block", name, *operands)
+    if node.attrs.taps:
+        return _emit_taps(node, scope, name, step, (target, source))
+    scope.block(f"for {target} in {source}:")
+    scope.line(name, step, indent=4)
     return atom(name)
+
+
+def _emit_taps(node, scope, name: str, step, loop: tuple[str, str]):
+    """Write the loop so that it also keeps the states of some layers."""
+    attrs, states = node.attrs, scope.claim(node.outputs[1])
+    target, source = loop
+    scope.block(f"{states} = []")
+    scope.block(f"for i, {f'({target})' if ',' in target else target} in enumerate({source}):")
+    if not attrs.before:
+        scope.line(name, step, indent=4)
+    layers = ", ".join(map(str, attrs.taps)) + ("," if len(attrs.taps) == 1 else "")
+    scope.block(f"    if i in ({layers}):")
+    scope.block(f"        {states}.append({name})")
+    if attrs.before:
+        scope.line(name, step, indent=4)
+    if attrs.interleave:
+        scope.line(states, method(call("torch.stack", states, dim="-1"), "flatten", "-2"))
+    else:
+        scope.line(states, call("torch.cat", states, dim="-1"))
+    return atom(f"{name}, {states}")
 
 
 REPEAT = Op(
     "repeat",
     "Layers of one form, one after another; what is not the running value goes to each of them.",
-    infer=same_as("x"),
+    infer=_infer_repeat,
     emit=_emit_repeat,
     attrs=SpanAttrs,
     results=("x",),
@@ -108,6 +145,15 @@ RESIDUAL_STEP = StepKind(
 )
 
 
+class TapsArgs(Args):
+    """States of several layers, side by side under a name: those that enter or leave the listed layers."""
+
+    layers: tuple[int, ...]
+    name: str
+    when: Literal["before", "after"] = "after"
+    interleave: bool = False
+
+
 class LayersArgs(Args):
     """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
 
@@ -116,6 +162,12 @@ class LayersArgs(Args):
     kinds: dict[str, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    taps: TapsArgs | None = None
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _places(cls, value: Any, info: ValidationInfo) -> Any:
+        return chosen(info.context["scope"], value, "at")
 
 
 def _lower_layers(b, x, args: LayersArgs):
@@ -139,6 +191,8 @@ def _lower_layers(b, x, args: LayersArgs):
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))
     operands = b.graph.operands_for(builders[0][0], {"x": x})
     zero = Dim.const(0)
+    if args.taps is not None:
+        return _lower_taps(b, args, operands)
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
     stop = b.tap.depth(args.count)
@@ -150,6 +204,20 @@ def _lower_layers(b, x, args: LayersArgs):
     x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
     b.tap.value = x
     return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)
+
+
+def _lower_taps(b, args: LayersArgs, operands):
+    """The layers, and a named value of the states of some of them."""
+    taps, total = args.taps, args.count.value(b.program.sizes)
+    for layer in taps.layers:
+        if not 0 <= layer < total:
+            mend = f"choose indices from 0 to {total - 1}"
+            b.fail("VS313", f"layer {layer} is tapped, but there are {total} layers", mend)
+    before = taps.when == "before"
+    attrs = SpanAttrs(Dim.const(0), args.count, taps.layers, before, taps.interleave)
+    x, states = b.node("repeat", operands, attrs, module=b.name, hints=("x", taps.name))
+    b.values[taps.name] = states
+    return x
 
 
 def _layer_kinds(b, args: LayersArgs):

@@ -111,6 +111,7 @@ WeightPrefixes = Annotated[
     ),
 ]
 Value = int | float | str | bool | None
+Values = tuple[Value, ...]
 
 KINDS = ("encoder", "connector", "fusion", "decoder", "head")
 Kind = Literal["encoder", "connector", "fusion", "decoder", "head"]
@@ -128,13 +129,15 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value = Field(default=None, description="The value where config.json has none.")
+    default: Value | Values = Field(
+        default=None, description="The value where config.json has none; of an option, also a list."
+    )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
 
 
-Setting = FromConfig | Value
+Setting = FromConfig | Value | Values
 
 
 class Take(Document):

@@ -15,6 +15,8 @@ from torch import Tensor
 
 # How the names of inputs end that have an entry for each token [B, T, ...] and move with it.
 PER_TOKEN = ("token_type_ids", "attention_mask")
+# Inputs that say what of a memory each token may attend to [B, T, ...].
+MEMORY_MASKS = ("cross_attention_mask",)
 
 
 @dataclass
@@ -59,6 +61,22 @@ class KVCache:
         self.values = torch.empty(*shape, width, dtype=dtype, device=device)
         self.capacity = capacity
         self.length = 0
+        self.memory: tuple[Tensor, Tensor] | None = None
+
+    def recall(self, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keep the keys and values of a memory beside the text, or give back those that are kept.
+
+        Args:
+            k, v: keys and values of a memory [B, S, G, E]; None for those of an earlier call.
+
+        Raises:
+            ValueError: if there are none of an earlier call.
+        """
+        if k is not None and v is not None:
+            self.memory = k, v
+        if self.memory is None:
+            raise ValueError("the first call with a cache needs the inputs that are attended to")
+        return self.memory
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new tokens.
@@ -215,7 +233,8 @@ class GenerationMixin:
                 padding["attention_mask"] = mask[:, :end]
                 padding["position_ids"] = positions[:, start:end]
             step = ids[:, start:end]
-            output = self(step, cache=cache, logits_to_keep=1, **padding, **inputs)
+            given = _continued(inputs, prompt_length, start, end)
+            output = self(step, cache=cache, logits_to_keep=1, **padding, **given)
             token = choose(output.logits[:, -1])
             if stops is not None:
                 token = torch.where(done, ids[:, end], token)
@@ -226,8 +245,25 @@ class GenerationMixin:
             if stops is not None and done.all():
                 return end + 1
             if use_cache:
-                start, inputs = end, {}  # the cache holds what came of the images
+                start = end
+                # The cache holds what came of the images.
+                inputs = {n: v for n, v in inputs.items() if _is_mask(n, v, prompt_length)}
         return total
+
+
+def _is_mask(name: str, value: Any, length: int) -> bool:
+    """Whether an input says what each of the prompt's tokens may attend to [B, T, ...]."""
+    return isinstance(value, Tensor) and name in MEMORY_MASKS and value.shape[1] == length
+
+
+def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dict[str, Any]:
+    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the prompt's last one does."""
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if _is_mask(name, value, length):
+            rows = torch.arange(start, end, device=value.device).clamp(max=length - 1)
+            found[name] = value[:, rows]
+    return found
 
 
 def _sample(
