@@ -16,7 +16,7 @@ from vlmspec.compiler.ops.structure import call_graph
 from vlmspec.diagnostics.model import Label, Span, suggest
 from vlmspec.dsl.faults import near_or_list, report, show
 from vlmspec.dsl.names import MODULES
-from vlmspec.dsl.schema import Component, WeightName
+from vlmspec.dsl.schema import KINDS, Component, WeightName
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, Node, ScalarNode
 
 STEP_KEYS = ("name", "weights", "from", "as")
@@ -242,9 +242,13 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
     if isinstance(given, str):
         return Weights(".".join(filter(None, (base, given))), roles)
     if isinstance(given, (list, tuple)):
-        names = (
-            list(roles) if len(roles) == len(given) else [f"linear_{i}" for i in range(len(given))]
-        )
+        names = list(roles)
+        if "widths" in kind.args.model_fields and len(roles) != len(given):
+            names = [f"linear_{i}" for i in range(len(given))]
+        if len(names) != len(given):
+            mend = near_or_list("", [r for r in roles if r], "in this order")
+            message = f"{len(given)} names are given for the weights of {len(names)} roles"
+            b.program.fail("VS104", message, tree.span if tree else b.span, mend)
         return Weights(base, dict(zip(names, given, strict=True)))
     for role in given:
         if role not in roles:
@@ -261,8 +265,14 @@ def component_args(b: StepBuilder, op: str, component: Component) -> Any:
         return kind.args.model_validate(component.arguments, context={"scope": b.scope})
     except ValidationError as error:
         origin = origin_of(b, component.arguments)
-        report(b.program.diagnostics, error, b.tree, kind.args, b.tree.key_span(op), origin)
+        report(b.program.diagnostics, error, b.tree, kind.args, component_span(b, op), origin)
     raise LoweringFailed
+
+
+def component_span(b: StepBuilder, op: str) -> Span:
+    """Where a component says which op it is."""
+    nodes = [node for key, (_, node) in b.tree.items.items() if key in KINDS]
+    return next((n.span for n in nodes if isinstance(n, ScalarNode) and n.value == op), b.tree.span)
 
 
 def lower_component_step(b: StepBuilder, op: str, component: Component, x: Any) -> Value:
@@ -270,6 +280,7 @@ def lower_component_step(b: StepBuilder, op: str, component: Component, x: Any) 
     kind = STEPS[op]
     args = component_args(b, op, component)
     given = component.weights
+    b = replace(b, span=component_span(b, op))
     outer = replace(b, weights=Weights("", {}))
     weights = step_weights(outer, kind, given, b.tree, b.name)
     return kind.lower(replace(b, weights=weights, name=kind.module or op), x, args)

@@ -85,6 +85,9 @@ class Lowering:
             self._check_bodies()
         self.diagnostics.raise_if_errors()
         self._declare_inputs()
+        if self.diagnostics.has_errors:
+            self._check_bodies()
+        self.diagnostics.raise_if_errors()
         for name in order:
             self._lower(name)
         outputs = self._outputs()
@@ -122,6 +125,8 @@ class Lowering:
             return
         ((kind, op),) = kinds
         part = self._find_part(name, kind, op, tree.items[kind][1].span)
+        if part is None and op not in STEPS:
+            self.settings.opaque.add(name)
         scope = Scope(self.settings, name, component.config, span)
         if part or op in STEPS:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
@@ -144,9 +149,8 @@ class Lowering:
             return part
         if op not in steps:
             near = suggest(op, [*part_names(self.spec.folder), *steps])
-            known = [*part_names(self.spec.folder), *steps]
-            mend = near_or_list(op, known, "there are") or ""
-            mend += f"; a part of your own stands in `parts/{op}.yaml` beside the spec"
+            own = f"write the part as `parts/{op}.yaml` beside the spec, or name another one"
+            mend = f"did you mean `{near}`?" if near else own
             self.diagnostics.error("VS202", f"no part or op is called `{op}`", span, help=mend)
         elif kind not in steps[op].component:
             allowed = " or ".join(f"`{k}:`" for k in steps[op].component)
@@ -203,10 +207,11 @@ class Lowering:
         """Every `--set` and every value of the variant must name something."""
         overrides = self.settings.overrides
         for name in overrides.values:
-            if name not in self.settings.settings:
+            known = name in self.settings.settings
+            if not known and name.partition(".")[0] not in self.settings.opaque:
                 settable = self._settable(name)
                 mend = near_or_list(name, settable, "there are")
-                message = f"`--set {name}`: no size or option is called {quote(name)}"
+                message = f"`--set` names {quote(name)}, but no size or option is called so"
                 self.diagnostics.error("VS309", message, help=mend)
         for variant, components in self.architecture.variants.items():
             for component, values in components.items():
@@ -216,7 +221,7 @@ class Lowering:
         names = values if isinstance(values, dict) else {None: None}
         for short in names:
             full = f"{component}.{short}" if short is not None else component
-            if full in self.settings.settings:
+            if full in self.settings.settings or component in self.settings.opaque:
                 continue
             path = ("variants", variant, component) + (() if short is None else (short,))
             near = suggest(full, self._settable(full))
@@ -231,7 +236,12 @@ class Lowering:
         """Sizes and options that `name` may have meant: those of its component, if there is such a one."""
         owner = name.partition(".")[0]
         own = [n for n in self.settings.settings if n.startswith(f"{owner}.")]
-        return own or list(self.settings.settings)
+        own = own or [n for n in self.settings.settings if suggest(name, [n])]
+        return own or [n if "." not in n else f"{n.partition('.')[0]}.*" for n in self._firsts()]
+
+    def _firsts(self) -> Iterable[str]:
+        """One setting of each component, and those of the spec itself."""
+        return {n.partition(".")[0]: n for n in self.settings.settings}.values()
 
     # --------------------------------------------------------------------------------- data flow
 
@@ -305,11 +315,20 @@ class Lowering:
                 if isinstance(type, TensorType):
                     text = f"`{operand}` is {self._shown(type)}"
                     labels.append(Label(self.spec.span(*loc), text))
-        here = found.primary.span.source if found.primary else self.spec.source
-        if here != self.spec.source and all(n.span.source != self.spec.source for n in labels):
-            span = place.tree.items[place.kind][1].span
-            labels.append(Label(span, f"component `{place.name}` uses this part"))
         return replace(found, secondary=tuple(labels))
+
+    def with_user(self, found: Diagnostic) -> Diagnostic:
+        """Add to a fault in a part the component that uses it."""
+        here = found.primary.span.source if found.primary else self.spec.source
+        sources = {label.span.source for label in found.secondary}
+        if here == self.spec.source or self.spec.source in sources:
+            return found
+        for place in self.places.values():
+            if place.part is not None and place.part.source in {here, *sources}:
+                span = place.tree.items[place.kind][1].span
+                used = Label(span, f"component `{place.name}` uses this part")
+                return replace(found, secondary=(*found.secondary, used))
+        return found
 
     def _shown(self, type: TensorType) -> str:
         dims = [str(resolve(dim, self.settings.sizes)) for dim in type.shape]
@@ -400,6 +419,7 @@ class Lowering:
         if place.part is None and STEPS[place.op].flow:
             return self._lower_flow(place, operands)
         (first, x), *others = operands.items()
+        self._check_operand(place, x, [role for role, _ in others])
         builder = self._builder(place)
         if place.part is not None and place.part.document.embed and x.type.dtype == "int":
             x = self._embed(place, x)
@@ -418,6 +438,19 @@ class Lowering:
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
         return call_graph(self.root, builder, given, [result], place.name, place.name)
+
+    def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
+        """An op alone computes with one stream of vectors; a part may embed ids and read several."""
+        if place.part is not None:
+            return
+        span = self.spec.span("graph", place.name, "from")
+        if others:
+            message = f"`{place.op}` takes one operand, and is given {len(others) + 1}"
+            self.program.fail("VS212", message, span, "name one input or component")
+        if isinstance(x.type, TensorType) and x.type.dtype != "float":
+            message = f"`{place.op}` takes vectors, and is given token ids"
+            mend = "ids are embedded by a decoder; connect a component that gives vectors"
+            self.program.fail("VS217", message, span, mend)
 
     def _operand_type(self, value: Value):
         """A further operand's type inside the component: what may be absent may be None there."""
@@ -559,8 +592,12 @@ class Lowering:
         span = self.spec.span("graph", place.name, "from")
         for role in ("text", "image"):
             if role not in operands:
-                mend = "write `from: {text: input_ids, image: …}`"
+                mend = "write `from: {text: input_ids, image: ...}`"
                 self.program.fail("VS211", f"`{place.op}` needs the operand `{role}`", span, mend)
+        for role in operands.keys() - {"text", "image"}:
+            span = self.spec.span("graph", place.name, "from", role, key=True)
+            message = f"`{place.op}` has no operand `{role}`"
+            self.program.fail("VS212", message, span, "it takes `text` and `image`")
         ids = operands["text"]
         if ids.type.dtype == "int":
             operands = operands | {"embeds": self._embed(self._reader(place), ids)}
@@ -617,4 +654,12 @@ def lower(spec: Loaded[Architecture], overrides: Overrides, diagnostics: Diagnos
     Raises:
         SpecError: with every fault found.
     """
-    return Lowering(spec, overrides, diagnostics).run()
+    found = Diagnostics()
+    lowering = Lowering(spec, overrides, found)
+    program = None
+    with suppress(SpecError):
+        program = lowering.run()
+    diagnostics.extend(map(lowering.with_user, found))
+    diagnostics.raise_if_errors()
+    assert program is not None
+    return program

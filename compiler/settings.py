@@ -17,6 +17,7 @@ from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
 from vlmspec.compiler.ir.graph import ConfigKey
 from vlmspec.compiler.ir.types import Scalar
 from vlmspec.diagnostics.model import Diagnostics, Label, Span
+from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, show
 from vlmspec.dsl.schema import FromConfig, fault
 
@@ -84,8 +85,10 @@ class Settings:
         self.derived: dict[str, Dim] = {}
         self.keys: dict[str, ConfigKey] = {}
         self.options: dict[str, ConfigKey] = {}
-        self.origins: dict[str, Label] = {}
+        self.origins: dict[str, tuple[Callable[[str], Span | None], str, str]] = {}
         self._resolving: list[str] = []
+        # Components whose sizes are not known because their part could not be read.
+        self.opaque: set[str] = set()
 
     def declare(self, setting: Setting) -> None:
         self.settings[setting.name] = setting
@@ -118,7 +121,7 @@ class Settings:
             value = tuple(value) if isinstance(value, list) else value
             if isinstance(value, dict):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
-                value = None
+                value = None if isinstance(setting.default, (list, dict)) else setting.default
             self.options[name] = ConfigKey(
                 name, setting.paths, value, setting.default, setting.map, setting.span
             )
@@ -133,15 +136,25 @@ class Settings:
             if isinstance(default, Dim) and not setting.paths:
                 self.derived[setting.name] = default
             value = self._value(setting, default) if isinstance(default, Dim) else default
-        elif isinstance(value, str) and setting.name not in self.origins:
+        elif isinstance(value, str) and self._is_ours(setting.name):
             value = self._value(setting, self._expression(setting, value))
         value = self._checked(setting, value, self._is_fraction(default))
         dim = self._settle(setting.name, value)
         if setting.name in self.derived:
-            return dim
+            return self._foreign(setting.name) or dim
         self.keys[setting.name] = ConfigKey(
             setting.name, setting.paths, value, default, span=setting.span
         )
+        return dim
+
+    def _foreign(self, name: str) -> Dim | None:
+        """What a size follows from, if that is another component's: it has no place in the own config then."""
+        owner = name.rpartition(".")[0]
+        dim = self.derived[name]
+        if all(n.rpartition(".")[0] == owner for n in dim.symbols()):
+            return None
+        del self.derived[name]
+        self.expressions[name] = dim
         return dim
 
     def _is_fraction(self, default: Any) -> bool | None:
@@ -172,7 +185,10 @@ class Settings:
             return Scope(self, component).expression(text)
         except PydanticCustomError as error:
             context = error.context or {}
-            span = setting.span
+            span = self.place(setting.name)
+            if setting.name in self.overrides.values:
+                self._refuse(setting, context["code"], context["message"], context.get("help"))
+                return Dim.const(1)
             if span is not None and text in span.text:
                 start = span.start + span.text.index(text) + (context.get("offset") or 0)
                 span = span.source.span(start, start + max(context.get("length") or 1, 1))
@@ -189,15 +205,14 @@ class Settings:
         config = self.overrides.config
         if config is None:
             value = lookup(self.overrides.variant, name)
-            if value is not MISSING and (span := self.overrides.variant_span(name)):
-                self.origins[name] = Label(span)
+            if value is not MISSING:
+                self.origins[name] = (self.overrides.variant_span, name, "")
             return value
         for path in setting.paths:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
-            if span := self.overrides.config_span(path):
-                self.origins[name] = Label(span, "given here")
+            self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING
 
@@ -242,9 +257,10 @@ class Settings:
 
     def _refuse(self, setting: Setting, code: str, message: str, mend: str | None = None) -> None:
         """Report a value of a setting where it was given, and show what reads it."""
-        origin = self.origins.get(setting.name)
+        origin = self._origin(setting.name)
         if setting.name in self.overrides.values:
-            message = f"`--set {setting.name}={self.overrides.values[setting.name]}`: {message}"
+            given = f"--set {setting.name}={self.overrides.values[setting.name]}"
+            message = f"{quote(given, 100)}: {message}"
             self.diagnostics.error(code, message, setting.span, "sets this", mend)
         elif origin is None:
             self.diagnostics.error(code, message, setting.span, help=mend)
@@ -252,9 +268,19 @@ class Settings:
             read = [Label(setting.span, "read by this")] if setting.span else []
             self.diagnostics.error(code, message, origin.span, origin.text, mend, secondary=read)
 
+    def _is_ours(self, name: str) -> bool:
+        """Whether a value comes from the spec or the request, where texts are expressions."""
+        return name in self.overrides.values or self.overrides.config is None
+
+    def _origin(self, name: str) -> Label | None:
+        """Where a value was given that did not come from the spec's own definition."""
+        find, path, text = self.origins.get(name, (lambda path: None, "", ""))
+        span = find(path)
+        return Label(span, text) if span else None
+
     def place(self, name: str) -> Span | None:
         """Where the value of a size or option was given."""
-        if origin := self.origins.get(name):
+        if origin := self._origin(name):
             return origin.span
         return self.settings[name].span if name in self.settings else None
 
@@ -299,6 +325,8 @@ class Scope:
         for symbol in sorted(parsed.symbols()):
             if symbol in known:
                 found[symbol] = self.settings.size(known[symbol])
+            elif symbol.partition(".")[0] in self.settings.opaque:
+                found[symbol] = Dim.const(1)
             elif symbol not in INPUT_SIZES:
                 raise self._unknown("VS302", "size", symbol, known, _find_word(text, symbol))
         if not _is_name(text):
@@ -419,6 +447,8 @@ class Scope:
         own = [k for k, full in known.items() if full == f"{self.component}.{k}"]
         near = near_or_list(name, known, "") if known else None
         mend = near if near and near.startswith("did") else near_or_list("", own, "known here")
+        if mend is None and what == "option":
+            mend = "there are no options here; write the value itself"
         message = f"no {what} is called {show(name)}"
         return fault(code, message, mend, offset=offset, length=len(name))
 

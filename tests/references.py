@@ -600,46 +600,52 @@ def mllama(case: Case):
     from transformers import MllamaConfig
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-    vision = MllamaVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_global_layers=2,
-        attention_heads=4,
-        intermediate_size=80,
-        vision_output_dim=48 * 3,
-        image_size=28,
-        patch_size=7,
-        intermediate_layers_indices=[0, 2],
-        max_num_tiles=4,
-    )
-    text = MllamaTextConfig(
-        vocab_size=IMG,
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=112,
-        cross_attention_layers=[1, 3],
-        max_position_embeddings=512,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    )
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_global_layers": 2,
+        "attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        "intermediate_layers_indices": [0, 2],
+        "max_num_tiles": 4,
+    } | case.sizes.get("vision", {})
+    taps = len(sizes["intermediate_layers_indices"])
+    vision = MllamaVisionConfig(vision_output_dim=sizes["hidden_size"] * (taps + 1), **sizes)
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    sizes = {
+        "vocab_size": IMG,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 112,
+        "cross_attention_layers": [1, 3],
+        "max_position_embeddings": 512,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "rope_parameters": rope,
+    }
+    text = MllamaTextConfig(**sizes | case.sizes.get("text", {}))
     cfg = MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMG)
 
     def inputs(model):
-        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7}
-        ratios = [(1, 2), (1, 1), (3, 1)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7, (2, 2): 6}
+        ratios = [(1, 2), (1, 1), (3, 1), (2, 2)][: case.n]
+        side = vision.image_size
         per_row = max(map(len, case.rows))
-        pixels = torch.zeros(len(case.rows), per_row, 4, 3, 28, 28)
+        pixels = torch.zeros(len(case.rows), per_row, 4, 3, side, side)
         ids = torch.zeros(len(case.rows), per_row, dtype=torch.long)
         tiles = torch.zeros(len(case.rows), per_row, 4, dtype=torch.long)
         tiles[:, :, 0] = 1  # a missing image still has its first tile "valid"
@@ -647,7 +653,7 @@ def mllama(case: Case):
         for r, images in enumerate(case.rows):
             for k, i in enumerate(images):
                 n = ratios[i][0] * ratios[i][1]
-                pixels[r, k, :n] = case.normal(n, 3, 28, 28)
+                pixels[r, k, :n] = case.normal(n, 3, side, side)
                 ids[r, k], valid[r][k] = ratio_ids[ratios[i]], n
                 tiles[r, k, :n] = 1
         out = case.prompt([1] * case.n)

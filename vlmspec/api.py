@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vlmspec import __version__
-from vlmspec.diagnostics.model import Diagnostic, Diagnostics, SpecError, suggest
+from vlmspec.diagnostics.model import Diagnostic, Diagnostics, SpecError
 
 if TYPE_CHECKING:
     from vlmspec.compiler.ir.graph import Program
@@ -99,71 +99,32 @@ def build(
     Raises:
         SpecError: with every fault.
     """
+    from vlmspec.compiler.checks import check_program
     from vlmspec.compiler.lower import lower
     from vlmspec.dsl.loader import load_architecture
+    from vlmspec.overrides import make_overrides
+    from vlmspec.weights_check import check_weights, has_weights
 
     found = Diagnostics()
     loaded = load_architecture(spec)
-    overrides = _overrides(loaded, checkpoint or config, variant, set, found)
-    found.raise_if_errors()
+    overrides = make_overrides(loaded, checkpoint or config, variant, set, found)
     program = lower(loaded, overrides, found)
-    _check_limits(program, found)
     found.raise_if_errors()
+    check_program(program, found)
+    _check_classes(loaded, program, found)
+    found.raise_if_errors()
+    if checkpoint is not None and has_weights(Path(checkpoint)):
+        check_weights(program, Path(checkpoint), found)
+        found.raise_if_errors()
     return Built(loaded, program, tuple(found))
 
 
-def _overrides(loaded, config, variant, given, found: Diagnostics):
-    from vlmspec.compiler.settings import Overrides
+def _check_classes(loaded, program: "Program", found: Diagnostics) -> None:
+    from vlmspec.compiler.checks import check_classes
 
-    architecture = loaded.document
-    data = None
-    if config is not None:
-        from vlmspec.hf_config import read_config
-
-        data = read_config(Path(config))
-        _check_model_type(architecture, data, config, found)
-    variants = architecture.variants
-    if variant is not None and variant not in variants:
-        near = suggest(variant, variants)
-        mend = f"did you mean `{near}`?" if near else f"there are {', '.join(variants)}"
-        found.error("VS310", f"`{architecture.name}` has no variant `{variant}`", help=mend)
-    chosen = variant if variant in variants else next(iter(variants), None)
-    values = {} if data is not None and variant is None else variants.get(chosen or "", {})
-    parsed = dict(given) if isinstance(given, Mapping) else dict(map(_assignment, given))
-    return Overrides(parsed, data, str(config), values)
-
-
-def _check_model_type(architecture, data: Mapping[str, Any], config, found: Diagnostics) -> None:
-    theirs = data.get("model_type")
-    if architecture.model_type and theirs and theirs != architecture.model_type:
-        message = f"{config} describes a `{theirs}`, and this spec is a `{architecture.model_type}`"
-        found.error("VS406", message, help="choose the spec of that architecture: `vlmspec list`")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """One `component.name=value`: numbers, true, false and null as such, the rest as text."""
-    name, _, value = text.partition("=")
-    from vlmspec.diagnostics.model import Source
-    from vlmspec.dsl.yaml import ScalarNode, load_document
-
-    tree = load_document(Source(f"--set {name}", f"value: {value}"))
-    node = tree.get("value")
-    return name.strip(), node.value if isinstance(node, ScalarNode) else value
-
-
-def _check_limits(program: "Program", found: Diagnostics) -> None:
-    """Refuse sizes that no machine holds before anything is allocated."""
-    from vlmspec.report.accounting import MAX_ELEMENTS, MAX_PARAMETERS, count, numel
-
-    for path, _, module in program.walk():
-        for param in module.params:
-            if numel(param, program.sizes) > MAX_ELEMENTS:
-                shape = ", ".join(str(d.value(program.sizes)) for d in param.shape)
-                message = f"`{path}.{param.name}` would have the shape [{shape}]"
-                found.error("VS311", message, module.span)
-    total = count(program)
-    if total > MAX_PARAMETERS:
-        found.error("VS312", f"the model would have {total:.3g} parameters")
+    kinds = {name: component.kinds[0][0] for name, component in loaded.document.graph.items()}
+    spans = {name: loaded.span("graph", name, key=True) for name in kinds}
+    check_classes(program, kinds, spans | {program.entry: loaded.span("name")}, found)
 
 
 def compile(

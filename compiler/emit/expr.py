@@ -38,14 +38,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """Two operands and an operator; operands that are themselves binary are put in parentheses."""
+    """Two operands and an operator; operands that bind no tighter are put in parentheses."""
 
     op: str
     left: "Expr"
     right: "Expr"
 
     def flat(self) -> str:
-        return f"{grouped(self.left)} {self.op} {grouped(self.right)}"
+        return f"{self._side(self.left)} {self.op} {self._side(self.right)}"
+
+    def _side(self, expr: "Expr") -> str:
+        tighter = isinstance(expr, Binary) and (self.op, expr.op) == ("+", "*")
+        return expr.flat() if tighter else grouped(expr)
 
     @property
     def depth(self) -> int:

@@ -17,6 +17,7 @@ from vlmspec.compiler.emit.names import camel, class_names, identifier, used_siz
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
+from vlmspec.diagnostics.text import printable
 
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
 
@@ -95,9 +96,9 @@ class PackageEmitter:
         lines = [
             f'"""{first}',
             "",
-            f"Written by vlmspec {self.about.version} from {self.about.spec_name} "
+            f"Written by vlmspec {self.about.version} from {_safe(self.about.spec_name)} "
             f"(sha256 {self.about.spec_hash[:16]}).",
-            f"To write it again: {self.about.command}",
+            f"To write it again: {_safe(self.about.command)}",
             "",
             "Shapes: B batch, T query tokens, S key tokens, H query heads, G key/value heads, "
             "E head dimension.",
@@ -235,7 +236,9 @@ class PackageEmitter:
                 return call("KVCache", *sizes, dtype="dtype", device="device").flat()
         # A layer that only attends to a memory has no keys of its own.
         if any(n.op == "memory_attention" for n in _nodes_under(self.program, graph)):
-            return call("KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device").flat()
+            return call(
+                "KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device"
+            ).flat()
         return "None"
 
     # ---------------------------------------------------------------------------------- other files
@@ -279,6 +282,11 @@ class PackageEmitter:
             },
         }
         return json.dumps(data, indent=2) + "\n"
+
+
+def _safe(text: str) -> str:
+    """Text of the request as it may stand in a docstring: one line that does not end it."""
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _number(dim: Any) -> int | str:

@@ -181,7 +181,8 @@ class Scope:
             del self.lines[before:]
             self.pending, self.names, self.holders = state
             for value in operands:
-                self.materialize(value)
+                if self.pending[value].depth:
+                    self.materialize(value)
             expr = self.ops[node.op].emit(node, self)
         for value in operands:
             self.pending.pop(value, None)

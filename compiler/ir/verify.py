@@ -1,6 +1,6 @@
 """Well-formedness of programs: what must hold between passes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vlmspec.compiler.ir.dim import Dim
@@ -121,10 +121,10 @@ def calls_match(program: Program, graph: Graph) -> str | None:
             start = child.inputs[0].type
             if not fits(program, child.outputs[0].type, start):
                 return f"the layers of `{node.module}` turn {start} into {child.outputs[0].type}"
-        else:
-            borne = {v.name for v in child.inputs if getattr(v.type, "nullable", False)}
-            if problem := _results_differ(program, node, [v.type for v in child.outputs], borne):
-                return problem
+            continue
+        bears = frozenset(v.name for v in child.inputs if getattr(v.type, "nullable", False))
+        if problem := _results_differ(program, node, [v.type for v in child.outputs], bears):
+            return problem
     return None
 
 
@@ -172,25 +172,27 @@ def types_match(program: Program, graph: Graph) -> str | None:
             return f"{node.op} {node.module or ''}: {error}"
         except KeyError as error:
             return f"{node.op} lacks the operand {error}"
-        if problem := _results_differ(program, node, found):
+        except (ValueError, IndexError):
+            return f"{node.op} has operands of another number of dimensions"
+        op = OPS[node.op]
+        if problem := _results_differ(program, node, found, op.joins | op.bears):
             return problem
     return None
 
 
 def _results_differ(
-    program: Program, node: Node, found, borne: Collection[str] = ()
+    program: Program, node: Node, found: Sequence[Type], joins: frozenset[str]
 ) -> str | None:
     """Why a node's results are not of the types `found`, which lack what is optional.
 
     Args:
-        borne: operands whose absence a called graph bears; an op says so itself.
+        joins: roles of operands whose absence the node bears.
     """
     if len(node.outputs) != len(found):
         return f"{node.op} has {len(node.outputs)} results, not {len(found)}"
-    op = OPS[node.op]
-    borne = op.joins | op.bears | {*borne}
-    optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in borne))
-    optional |= op.gives_optional(node.attrs) if op.gives_optional else frozenset()
+    optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
+    if gives := OPS[node.op].gives_optional:
+        optional |= gives(node.attrs)
     for value, kind in zip(node.outputs, found, strict=True):
         if isinstance(kind, TensorType):
             kind = replace(kind, optional=optional)

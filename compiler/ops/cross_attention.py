@@ -105,7 +105,7 @@ MEMORY_MASK = Op(
     "Which tokens of the memory each token may see, from a mask of its entries; a token that sees none is not masked.",
     infer=_infer_memory_mask,
     emit=lambda node, scope: call(
-        scope.helper("memory_mask"),
+        scope.helper("expand_memory_mask"),
         scope.use(node["x"]),
         scope.use(node["mask"]),
         scope.dim(node.attrs.tokens),

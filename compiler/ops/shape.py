@@ -123,7 +123,7 @@ KEEP_TOKENS = Op(
     "The first vectors of each sequence.",
     infer=_infer_length,
     emit=lambda node, scope: scope.atom(
-        f"{scope.name(node['x'])}[..., :{_bound(scope.dim(node.attrs.count))}, :]"
+        f"{scope.name(node['x'])}[..., {_until(node.attrs.count, scope)}, :]"
     ),
     attrs=LengthAttrs,
     results=("x",),
@@ -142,8 +142,9 @@ PAD_TOKENS = Op(
 )
 
 
-def _bound(text: str) -> str:
-    return f" {text}" if " " in text else text
+def _until(count: Dim, scope) -> str:
+    """A slice up to `count`, spaced as the formatter does."""
+    return f":{scope.dim(count)}" if count.as_int() is not None else f": {scope.dim(count)}"
 
 
 class LengthArgs(Args):

@@ -8,7 +8,7 @@ from pydantic import ValidationInfo, field_validator
 from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
-from vlmspec.compiler.ir.types import StateType
+from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.args import Args, Size, chosen
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
@@ -175,13 +175,16 @@ def _lower_layers(b, x, args: LayersArgs):
     builders = []
     prefix = b.weights.key("layers") + ".{i}"
     for name, tree in children.items():
-        suffix = "block" if len(children) == 1 else f"{name}_block"
+        stack = "block" if b.name == "blocks" else b.name.removesuffix("s")
+        suffix = stack if len(children) == 1 else f"{name}_{stack}"
         doc = "One layer." if len(children) == 1 else f"One layer, of the kind `{name}`."
         child = b.graph.child(f"{b.graph.name}.{suffix}", per_layer=True, doc=doc, span=b.span)
         start = child.input("x", x.type)
         inner = b.inside(child, prefix)
         inner.tree = tree
-        builders.append((child, b.lower_body(inner, start)))
+        result = b.lower_body(inner, start)
+        _check_repeatable(b, start, result)
+        builders.append((child, result))
     for child, _ in builders:
         for other, _ in builders:
             for value in list(other.captures):
@@ -218,6 +221,18 @@ def _lower_taps(b, args: LayersArgs, operands):
     x, states = b.node("repeat", operands, attrs, module=b.name, hints=("x", taps.name))
     b.values[taps.name] = states
     return x
+
+
+def _check_repeatable(b, start, result) -> None:
+    """A layer gives what the next one takes, so it must keep the shape."""
+    before, after = start.type.shape, result.type.shape
+    sizes = b.program.sizes
+    if len(before) == len(after):
+        if all(same_dim(x, y, sizes) for x, y in zip(before, after, strict=True)):
+            return
+    message = f"a layer takes {start.type} and gives {result.type}"
+    mend = "a layer must keep the shape, as the next one takes what it gives"
+    b.program.fail("VS305", message, b.span, mend, (*before, *after))
 
 
 def _layer_kinds(b, args: LayersArgs):

@@ -67,7 +67,8 @@ def _tile_operands(b, x, args: TileArgs, tokens: Dim):
     width = x.type.shape[1] * tokens * x.type.width
     attrs = EmbeddingAttrs(args.rows, width)
     table = b.module("embedding", attrs, "tiles", EMBEDDING_MODULE.shapes(attrs))
-    vectors = b.node("embedding", {"ids": b.value(args.arrangement)}, module=table)
+    ids = b.value(args.arrangement)
+    vectors = b.node("embedding", {"ids": ids}, module=table, hints=("vectors",))
     gate = learned(b, f"{b.name}_gate", (Dim.const(1),), "gate")
     return {"x": x, "vectors": vectors, "gate": gate}
 

@@ -27,7 +27,7 @@ class FuseRopeAttention:
             ropes = [n for n in (q, k) if n is not None and n.op == "rope"]
             if not ropes:
                 continue
-            reason = self._refusal(graph, ropes)
+            reason = self._refusal(graph, node, ropes)
             if reason:
                 context.refused(self.name, graph, node, reason)
                 continue
@@ -35,12 +35,15 @@ class FuseRopeAttention:
             graph = self._fuse(graph, node, ropes)
         return graph
 
-    def _refusal(self, graph: Graph, ropes: list[Node]) -> str | None:
+    def _refusal(self, graph: Graph, attention: Node, ropes: list[Node]) -> str | None:
+        if not attention.attrs.causal:
+            return "attention over everything has no rotating prologue"
         if len(ropes) < 2:
             return "only one of queries and keys is rotated"
         if len({(n["cos"], n["sin"]) for n in ropes}) > 1:
             return "queries and keys are rotated by different tables"
         for node in ropes:
+            # Where queries are keys, attention itself is the second reader.
             if not graph.used_once(node.output):
                 return f"the rotated `{node.output.name}` has a second reader"
         return None

@@ -28,8 +28,11 @@ class FuseSiblingLinears:
         for node in graph.nodes:
             if node.op == "linear":
                 groups.setdefault(node["x"], []).append(node)
-        for nodes in groups.values():
-            if len(nodes) > 1:
+        for members in groups.values():
+            if len(members) > 1:
+                # What they read may be a piece of an earlier fusion by now, so they are found anew.
+                results = [n.outputs for n in members]
+                nodes = [n for n in graph.nodes if n.outputs in results]
                 reason = self._refusal(graph, nodes, tied)
                 if reason:
                     context.refused(self.name, graph, nodes[0], reason)
@@ -55,10 +58,13 @@ class FuseSiblingLinears:
 
     def _fuse(self, graph: Graph, nodes: list[Node], context: Context) -> Graph:
         modules = [graph.module(n.module or "") for n in nodes]
-        fused = _concatenate(modules)
+        others = {m.name for m in graph.modules} - {m.name for m in modules}
+        fused = _concatenate(modules, others)
         first = nodes[0]
         taken = {v.name for n in graph.nodes for v in n.outputs} | {v.name for v in graph.inputs}
-        name = fused.name if fused.name not in taken else f"{fused.name}_all"
+        name = fused.name
+        while name in taken:
+            name += "_all"
         whole = Value(name, first.output.type.with_width(fused.attrs.out_features))
         product = Node("linear", first.inputs, (whole,), NoAttrs(), fused.name, first.span)
         pieces = tuple(_named(n, m.name, taken) for n, m in zip(nodes, modules, strict=True))
@@ -88,15 +94,18 @@ def _named(node: Node, name: str, taken: set[str]) -> Value:
     return replace(node.output, name=name) if name not in taken else node.output
 
 
-def _concatenate(modules: list[Module]) -> Module:
+def _concatenate(modules: list[Module], others: set[str]) -> Module:
     """One linear module whose parameters are those of `modules`, one after another."""
     names = [m.name for m in modules]
     joined = "".join(names) if all(len(n) == 1 for n in names) else "_".join(names)
-    sizes = tuple(m.attrs.out_features for m in modules)
-    total = sum(sizes, Dim.const(0))
+    while joined in others:
+        joined += "_all"
+    total = sum((m.attrs.out_features for m in modules), Dim.const(0))
     attrs = LinearAttrs(modules[0].attrs.in_features, total, modules[0].attrs.bias)
     params = []
     for index, param in enumerate(modules[0].params):
         keys = tuple(key for m in modules for key in m.params[index].keys)
+        pieces = [m.params[index].sizes or (m.attrs.out_features,) for m in modules]
+        sizes = tuple(size for piece in pieces for size in piece)
         params.append(Param(param.name, (total, *param.shape[1:]), keys, sizes))
     return Module(joined, "linear", attrs, tuple(params), modules[0].span)

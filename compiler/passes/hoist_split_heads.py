@@ -29,7 +29,7 @@ class HoistSplitHeads:
             readers = [graph.readers(v) for v in node.outputs]
             if not any(r.op == "split_heads" for found in readers for r in found):
                 continue
-            reason = self._refusal(node, readers)
+            reason = self._refusal(graph, node, readers)
             if reason:
                 context.refused(self.name, graph, node, reason)
             else:
@@ -37,8 +37,10 @@ class HoistSplitHeads:
                 graph = self._hoist(graph, node, [found[0] for found in readers])
         return graph
 
-    def _refusal(self, node: Node, readers: list[list[Node]]) -> str | None:
-        if any(len(found) != 1 or found[0].op != "split_heads" for found in readers):
+    def _refusal(self, graph: Graph, node: Node, readers: list[list[Node]]) -> str | None:
+        if any(len(found) != 1 or found[0].op != "split_heads" for found in readers) or any(
+            value in graph.outputs for value in node.outputs
+        ):
             return "not every piece becomes heads and nothing else"
         if len({found[0].attrs.head_dim for found in readers}) > 1:
             return "the pieces have heads of different widths"

@@ -57,7 +57,7 @@ def newest_rows(x: Tensor, mask: Tensor) -> Tensor:
     return mask[:, -x.shape[1] :]
 
 
-def memory_mask(x: Tensor, mask: Tensor | None, tokens: int) -> Tensor | None:
+def expand_memory_mask(x: Tensor, mask: Tensor | None, tokens: int) -> Tensor | None:
     """Which tokens of the memory each token of the text may see.
 
     A token that may see nothing sees everything instead: its row of the softmax would be empty.

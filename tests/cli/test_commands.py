@@ -224,9 +224,59 @@ def test_list_is_a_table(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> No
     api.outcome = [row]
     assert run(["list"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["NAME", "TITLE", "PAPER", "VARIANTS", "LINES"],
+        ["NAME", "TITLE", "VARIANTS", "LINES"],
         ["pair", "A", "s,", "m", "31"],
     ]
+
+
+def test_list_of_parts_is_a_table(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.outcome = [{"name": "eye", "kind": "encoder", "title": "An eye", "source": "x.Eye"}]
+    assert run(["list", "--parts"]) == 0
+    assert api.calls == [("list_parts", (), {})]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["NAME", "KIND", "TITLE", "SOURCE"],
+        ["eye", "encoder", "An", "eye", "x.Eye"],
+    ]
+    assert run(["list", "--parts", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"] == api.outcome
+
+
+@pytest.mark.parametrize(
+    ("arguments", "format"),
+    [
+        ([], "svg"),
+        (["--format", "dot"], "dot"),
+        (["-o", "x.mmd"], "mermaid"),
+        (["-o", "x.mmd", "--format", "json"], "json"),
+    ],
+)
+def test_graph_format_is_given_or_follows_the_file(
+    api: FakeApi,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    format: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    api.outcome = "picture\n"
+    assert run(["graph", "pair", *arguments]) == 0
+    name, given, _ = api.calls[0]
+    assert (name, given) == ("draw", ("pair", format))
+    if "-o" in arguments:
+        assert [path.name for path in tmp_path.iterdir()] == ["x.mmd"]
+        assert (tmp_path / "x.mmd").read_text() == "picture\n"
+        assert capsys.readouterr().out == ""
+    else:
+        assert capsys.readouterr().out == "picture\n"
+
+
+def test_graph_that_cannot_be_written_is_a_fault(
+    api: FakeApi, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    api.outcome = "picture"
+    assert run(["graph", "pair", "-o", str(tmp_path / "none" / "x.svg")]) == 1
+    assert "error[VS502]" in capsys.readouterr().err
 
 
 def test_verify_fails_where_a_stage_differs(
@@ -250,7 +300,8 @@ def test_explain_takes_a_code_or_a_spec(api: FakeApi, capsys: pytest.CaptureFixt
     assert "did you mean VS1" in capsys.readouterr().err
     api.outcome = [{"op": "vision.layers", "kernel": "attention", "refused": ["a", "b"]}]
     assert run(["explain", "pair", "--target", "cuda:sm90"]) == 0
-    assert "a; b" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines][-3:] == ["vision.layers  attention", "- a", "- b"]
 
 
 @pytest.mark.parametrize(

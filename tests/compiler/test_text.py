@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import CASES, stages
 
-from vlmspec.cli import cli
+from vlmspec.cli import run
 from vlmspec.compiler.ir import text_values
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import ConfigKey, Graph, Module, Node, Param, Program, Value
@@ -141,8 +140,7 @@ def test_every_field_is_part_of_the_text():
 
 def test_dump_ir_writes_a_numbered_file_for_every_pass(tmp_path: Path):
     arguments = ["compile", "llava", "--dump-ir", str(tmp_path / "ir"), "-o", str(tmp_path / "x")]
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
+    assert run(arguments) == 0
     files = sorted((tmp_path / "ir").glob("*.vir"))
     names = list(stages("llava", None))
     assert [f.stem for f in files] == [f"{i:02d}-{name}" for i, name in enumerate(names)]

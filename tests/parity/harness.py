@@ -31,12 +31,14 @@ class Tiny:
         reference: name of its builder in `references`.
         folder: config.json and model.safetensors.
         inputs: what the public processor would give.
+        options: what the spec is told beside the checkpoint's own config.
     """
 
     spec: str
     reference: str
     folder: Path
     inputs: dict[str, torch.Tensor] = field(repr=False)
+    options: tuple[str, ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:
@@ -48,7 +50,13 @@ class Tiny:
 
 
 def tiny_checkpoint(
-    root: Path, spec: str, reference: str, kind: str, seed: int, sizes: dict | None = None
+    root: Path,
+    spec: str,
+    reference: str,
+    kind: str,
+    seed: int,
+    sizes: dict | None = None,
+    options: tuple[str, ...] = (),
 ) -> Tiny:
     """Build a checkpoint, or find the one that another test or process has built."""
     label = json.dumps([reference, seed, sizes], sort_keys=True)
@@ -57,20 +65,21 @@ def tiny_checkpoint(
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").is_file():
             model.save_pretrained(folder)
-    return Tiny(spec, reference, folder, inputs)
+    return Tiny(spec, reference, folder, inputs, options)
 
 
 @functools.cache
-def compiled(spec: str, folder: Path):
+def compiled(spec: str, folder: Path, options: tuple[str, ...] = ()):
     """Compile a spec for a checkpoint, once for each process."""
     output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / spec
+    output = output.with_name("-".join([spec, *options]))
     output.parent.mkdir(parents=True, exist_ok=True)
-    return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32")
+    return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32", set=options)
 
 
 def emitted(tiny: Tiny, dtype: torch.dtype = torch.float32):
     """Load the emitted model of a checkpoint, in eval mode."""
-    package = compiled(tiny.spec, tiny.folder).load()
+    package = compiled(tiny.spec, tiny.folder, tiny.options).load()
     return package.Model.from_pretrained(tiny.folder, dtype=dtype).eval()
 
 
@@ -93,7 +102,7 @@ def precision(dtype: torch.dtype):
 
 def stage_paths(tiny: Tiny) -> dict[str, str]:
     """Stage name to module path in the reference, as the spec declares them."""
-    return dict(compiled(tiny.spec, tiny.folder).spec.reference)
+    return dict(compiled(tiny.spec, tiny.folder, tiny.options).spec.reference)
 
 
 def stage_errors(tiny: Tiny, model, dtype: torch.dtype) -> dict[str, float | None]:

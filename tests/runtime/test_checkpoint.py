@@ -188,7 +188,7 @@ def test_files_are_written_as_safetensors_writes_them(tmp_path):
     storage.write_shard(tmp_path / "a", tensors)
     want = save({k: t.contiguous() for k, t in tensors.items()}, {"format": "pt"})
     assert (tmp_path / "a").read_bytes() == want
-    assert storage._read_header(tmp_path / "a")["z.F8_E4M3"] == (torch.float8_e4m3fn, (240,))
+    assert storage._read_header(tmp_path / "a")["z.F8_E4M3"][:2] == (torch.float8_e4m3fn, (240,))
 
 
 def test_configs_are_kept_byte_for_byte(tmp_path):
@@ -804,7 +804,7 @@ def test_memory_of_loading_and_saving(tmp_path):
     process = start(MEASURE, tmp_path)
     size, loading, saving = map(float, process.communicate()[0].split())
     assert size > 200e6
-    assert 0.9 < loading < 1.2
+    assert 0.5 < loading < 0.9  # what is fused is read; the embedding and the norm stay mapped
     assert saving < 0.2
     assert len(before["model.safetensors"]) > size
 

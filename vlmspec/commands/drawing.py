@@ -63,7 +63,8 @@ def _summary(data: dict[str, Any]) -> Iterator[str]:
     parts = [f"{value:,} visual tokens" for value in tokens if value]
     cache = (data.get("kv_cache") or {}).get("bytes_per_token", {})
     if size := cache.get("bfloat16"):
-        parts.append(f"{size / 1024:,.4g} KiB of cache a token in bfloat16")
+        amount = f"{size / 1024:,.4g} KiB" if size >= 1024 else f"{size} bytes"
+        parts.append(f"{amount} of cache a token in bfloat16")
     flops = data.get("flops") or {}
     if flops.get("total"):
         image = "an image and " if flops["inputs"]["images"] else ""
@@ -167,6 +168,7 @@ def _row(component: dict[str, Any], name: str) -> list[str]:
     if each := component.get("parameters_each"):
         op += f", {short_number(each)} each"
     op += " (never read)" if component.get("unused") else ""
+    op += " (tied)" if component.get("tied") else ""
     return [name, op, _text(component.get("output")), count]
 
 

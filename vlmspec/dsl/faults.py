@@ -107,6 +107,9 @@ def _report_one(
             choices = _choices(context.get("expected", ""))
             message = f"{show(item['input'])} is not allowed here"
             mend = near_or_list(str(item["input"]), choices, "expected", "write")
+            if code == "VS107":
+                message = f"language version {show(item['input'])} is not known"
+                mend = "this compiler reads version 1: write `vlmspec: 1`"
             _tell(found, code, message, path, node, mend, origin)
         case "string_pattern_mismatch":
             message = f"{show(item['input'])} is not a name"
@@ -171,7 +174,7 @@ def near_or_list(
     if near := suggest(name, known):
         rest = [k for k in known if k != near]
         mark = "?" if verb == "did you mean" else ""
-        more = f"; {title}: {_either(dict.fromkeys(f'`{k}`' for k in known))}"
+        more = f"; {title}: {', '.join(f'`{k}`' for k in known)}"
         return f"{verb} `{near}`{mark}" + (more if rest and verb == "write" else "")
     return f"{title}: {', '.join(f'`{k}`' for k in known)}" if known else None
 

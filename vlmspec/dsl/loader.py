@@ -1,5 +1,6 @@
 """From a name or a file to validated documents; every fault carries its place."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -99,11 +100,15 @@ def part_names(folder: Path) -> list[str]:
 
 
 def display_name(path: Path) -> str:
-    """How messages and emitted comments call a file: bundled ones by their place in `specs/`."""
-    try:
-        return f"specs/{path.resolve().relative_to(bundled_folder().resolve()).as_posix()}"
-    except ValueError:
-        return str(path)
+    """How messages and emitted comments call a file: bundled ones by their place in `specs/`.
+
+    Others are called as they were given, or by their place in the working folder.
+    """
+    homes = ((bundled_folder(), Path("specs")), (Path.cwd(), Path()))
+    for home, name in homes[: 2 if path.is_absolute() else 1]:
+        with suppress(ValueError, OSError, RuntimeError):
+            return (name / path.resolve().relative_to(home.resolve())).as_posix()
+    return str(path)
 
 
 def _load(path: Path, name: str, model: type[M], other: str, what: str) -> Loaded[M]:

@@ -72,15 +72,16 @@ ComponentName = Annotated[Name, _not_in(names.COMPONENTS)]
 InputName = Annotated[Name, _not_in(names.INPUTS)]
 SizeName = Annotated[Name, _not_in(names.SIZES)]
 # A title stands in docstrings, so it holds nothing that ends one.
-Title = Annotated[
+Text = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200),
+    StringConstraints(max_length=300),
     _matching(
         r'[^"\\\n\r\t\x85\u2028\u2029]*',
         "plain text of one line",
         "leave out double quotes, backslashes, tabs and line breaks",
     ),
 ]
+Title = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 ConfigPath = Annotated[
     str,
     StringConstraints(max_length=200),
@@ -90,7 +91,15 @@ ConfigPath = Annotated[
         "write keys joined by dots, as in `vision_config.hidden_size`",
     ),
 ]
-ConfigPrefix = Literal[""] | ConfigPath
+ConfigPrefix = Annotated[
+    str,
+    StringConstraints(max_length=200),
+    _matching(
+        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?",
+        "a path in config.json",
+        "write keys joined by dots, as in `vision_config`",
+    ),
+]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
 WeightName = Annotated[
     str,
@@ -231,7 +240,7 @@ class Part(Document):
     part: Slug
     kind: Kind
     title: Title
-    source: Literal[""] | Title = Field(default="", description="The public implementation.")
+    source: Text = Field(default="", description="The public implementation.")
     model_type: ConfigPath | None = None
     sizes: dict[SizeName, Setting] = Field(default_factory=dict, description="Numbers, by name.")
     options: dict[SizeName, Setting] = Field(

@@ -1,7 +1,7 @@
 """Counting parameters, operations and cached state of a program, without a tensor.
 
 Operations follow the rule of `torch.utils.flop_counter`: a multiply-add is two, and attention
-counts every query against every key, also where a mask hides some of them. Ops whose record has a `flops`
+counts every query against every key, also where a mask hides some. Ops whose record has a `flops`
 rule count, each as often as the layers around it run; what is cheap beside a matrix product
 (additions, activations, rotations) does not.
 """

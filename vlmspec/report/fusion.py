@@ -78,8 +78,7 @@ def _rows(
     used = kernels_of(program, graph, context)
     for index, (node, kernel) in enumerate(zip(graph.nodes, used, strict=True)):
         mine = notes.get(index, [])
-        computes = kernel.partition(".")[0] not in (*program.graphs, "Tensor", kernel)
-        reason, passed_over = _choice(node, context) if computes else (None, [])
+        reason, passed_over = _choice(node, context) if _has_choice(node, kernel) else (None, [])
         refused = [f"{f.rule}: {f.text}" for f in mine if f.refused]
         yield place | {
             "op": node.op,
@@ -106,6 +105,11 @@ def _location(span: Span | None) -> str | None:
     return f"{span.source.name}:{span.line}" if span else None
 
 
+def _has_choice(node: Node, kernel: str) -> bool:
+    """Whether there is a kernel to choose: not for calls, views and elementwise operators."""
+    return node.op not in ("call", "repeat") and kernel.partition(".")[0] not in ("Tensor", kernel)
+
+
 def _choice(node: Node, context: Context) -> tuple[str | None, list[str]]:
     """Why the op's kernel was chosen, and why others were not."""
     chosen = choose(node.op, context.target, context.dtype)
@@ -123,10 +127,9 @@ def _attach(graph: Graph, findings: Sequence[Finding]) -> dict[int, list[Finding
     """Give each finding to the node that now stands where the pass found what it speaks of."""
     found: dict[int, list[Finding]] = {}
     for finding in findings:
-        scores = [_likeness(node, finding) for node in graph.nodes]
-        best = max(scores, default=(0,))
-        index = scores.index(best) if scores else 0
-        found.setdefault(index, []).append(finding)
+        places = range(len(graph.nodes))
+        best = max(places, key=lambda i: _likeness(graph.nodes[i], finding), default=0)
+        found.setdefault(best, []).append(finding)
     return found
 
 

@@ -116,7 +116,8 @@ def _labels(found: Picture) -> dict[str, str]:
 
 
 def _label(place: Place, text: str) -> str:
-    return f'<text class="s" x="{place.right + 8:.1f}" y="{place.middle - 6:.1f}">{escape(text)}</text>'
+    x, y = place.right + 8, place.middle - 6
+    return f'<text class="s" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
 def _box(box: Box, place: Place) -> str:

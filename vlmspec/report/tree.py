@@ -149,8 +149,9 @@ def _child(
         # A decoder's token embedding is applied outside its graph, where a fusion reads it.
         root = program.graphs[program.entry]
         node = next((n for n in root.nodes if n.module == path), None)
-    bare = node is not None and module.kind == "parameter"
-    facts: dict[str, Any] = {"name": module.name, "op": node.op if bare else module.kind}
+    facts: dict[str, Any] = {"name": module.name, "op": module.kind}
+    if node is not None and module.kind == "parameter":
+        facts["op"] = node.op
     facts["parameters"] = accounting.count_module(program, module)
     facts["output"] = shape(node.output.type, program) if node else None
     inner = f"{path}."
@@ -161,8 +162,8 @@ def _child(
         facts["op"] = f"{number} x {module.graphs[0].rpartition('.')[2]}"
         facts |= {"count": number, "parameters_each": facts["parameters"] // max(number, 1)}
         inner = f"{path}.{{i}}."
-    if path in idle:
-        facts["unused"] = True
+    facts |= {"unused": True} if path in idle else {}
+    facts |= {"tied": True} if any(param.tied for param in module.params) else {}
     children = [_children(program, program.graphs[name], inner, idle) for name in module.graphs]
     facts["children"] = [child for group in children for child in group]
     return facts

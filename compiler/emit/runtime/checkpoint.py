@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .storage import (  # noqa: TID251, TID252
     DTYPE_NAMES,
@@ -103,6 +104,15 @@ class Origin:
     ignored: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves new parameters as they are: they are about to be replaced."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 class CheckpointMixin:
     """Loading and saving for a model class whose instances have a `config`.
 
@@ -155,7 +165,7 @@ class CheckpointMixin:
         tensors = Tensors(path)
         if path.stat().st_ino != identity:
             raise CheckpointError(f"{path} was replaced while it was being read; load it again")
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = cls(config)
         prefixes, ignored = model._fill(tensors, dtype, device)
         model._origin = Origin(raw, generation, prefixes, tensors.shards, ignored)
@@ -221,7 +231,7 @@ class CheckpointMixin:
             raise CheckpointError(f"buffers without a value: {', '.join(lost)}")
         self.to(device)  # the buffers that are computed
         known = {_spell(key, prefixes) for entry in entries for key in _keys(entry)}
-        return prefixes, {k: tensors.read(k).clone() for k in tensors.shapes if k not in known}
+        return prefixes, {k: tensors.read(k) for k in tensors.shapes if k not in known}
 
     def _stored_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds, in the order in which it is written, as views."""
@@ -254,9 +264,13 @@ def _read(
     keys = [_spell(key, prefixes) for key in entry.keys]
     stored = tensors.dtypes[keys[0]]
     kept = dtype if dtype is not None and stored.is_floating_point else stored
-    value = torch.empty(slot.shape, dtype=kept, device=device)
-    for key, view in zip(keys, entry.views(value), strict=True):
-        view.copy_(tensors.read(key))
+    on_cpu = torch.empty(0, device=device).is_cpu
+    if isinstance(entry, Weight) and not entry.permute and kept == stored and on_cpu:
+        value = tensors.map(keys[0])
+    else:
+        value = torch.empty(slot.shape, dtype=kept, device=device)
+        for key, view in zip(keys, entry.views(value), strict=True):
+            tensors.read_into(key, view)
     if isinstance(slot, nn.Parameter):
         return nn.Parameter(value, requires_grad=slot.requires_grad)
     return value

@@ -62,32 +62,62 @@ class Tensors:
     """The tensors of a checkpoint folder: headers read and checked, data mapped and not read."""
 
     def __init__(self, folder: Path):
-        from safetensors import safe_open
-
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.shards: dict[str, int] = {}
-        self._files = []
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._mapped: dict[Path, torch.UntypedStorage] = {}
         self.folder = folder
         names, weight_map = _weight_files(folder)
         for number, name in enumerate(names):
             path = _inside(folder, name)
-            for key, (dtype, shape) in _read_header(path).items():
+            for key, (dtype, shape, offset) in _read_header(path).items():
                 if key in self.shards:
                     raise CheckpointError(f"{path}: {key} is also in {names[self.shards[key]]}")
                 self.dtypes[key], self.shapes[key], self.shards[key] = dtype, shape, number
-            self._files.append(safe_open(path, "pt"))
+                self._places[key] = path, offset
         for key, name in weight_map.items():
             if self.shards.get(key) != names.index(name):
                 raise CheckpointError(f"{folder / name}: {key} is not there, as the index says")
 
+    def map(self, key: str) -> Tensor:
+        """Return a tensor that is backed by its file: pages are read when used, and copied when written to."""
+        path, offset = self._places[key]
+        dtype, shape = self.dtypes[key], self.shapes[key]
+        if math.prod(shape) == 0 or offset % dtype.itemsize:
+            return self.read(key)
+        if path not in self._mapped:
+            size = path.stat().st_size
+            self._mapped[path] = torch.UntypedStorage.from_file(str(path), False, size)
+        empty = torch.empty(0, dtype=dtype)
+        strides = torch.empty(shape, device="meta").stride()
+        return empty.set_(self._mapped[path], offset // dtype.itemsize, shape, strides)
+
     def read(self, key: str) -> Tensor:
-        """Return a tensor that is backed by its file, not by memory."""
-        return self._files[self.shards[key]].get_tensor(key)
+        """Return a tensor in memory of its own."""
+        value = torch.empty(self.shapes[key], dtype=self.dtypes[key])
+        self.read_into(key, value)
+        return value
+
+    def read_into(self, key: str, target: Tensor) -> None:
+        """Read a tensor into `target`, of its shape; straight from the file where the memory is alike."""
+        if not (target.dtype == self.dtypes[key] and target.is_contiguous() and target.is_cpu):
+            target.copy_(self.read(key))
+            return
+        path, offset = self._places[key]
+        if target.nbytes:
+            memory = (ctypes.c_char * target.nbytes).from_address(target.data_ptr())
+            with open(path, "rb", buffering=0) as file:
+                file.seek(offset)
+                view, done = memoryview(memory), 0
+                while done < target.nbytes and (count := file.readinto(view[done:])):
+                    done += count
+            if done < target.nbytes:
+                raise CheckpointError(f"{path} ends inside of {key}")
 
     def same(self, key: str, other: str) -> bool:
         """Return whether two tensors have the same type and bytes."""
-        flat = [self.read(k).reshape(-1).view(torch.uint8) for k in (key, other)]
+        flat = [self.map(k).reshape(-1).view(torch.uint8) for k in (key, other)]
         return self.dtypes[key] == self.dtypes[other] and torch.equal(*flat)
 
 
@@ -187,8 +217,8 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Return type and shape of each tensor of a safetensors file, every number of it checked."""
+def _read_header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
+    """Return type, shape and place of each tensor of a safetensors file, every number of it checked."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -210,7 +240,7 @@ def _read_header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
                 and len(shape) <= 64
                 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
             ):
-                found[key] = DTYPES[name], tuple(shape)
+                found[key] = DTYPES[name], tuple(shape), 8 + length + begin
                 spans.append((begin, end, math.prod(shape) * DTYPES[name].itemsize, key))
             case _:
                 raise CheckpointError(f"{path}: {key} is described by {str(info)[:200]}")
