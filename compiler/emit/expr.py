@@ -86,6 +86,6 @@ def statement(target: str, expr: Expr, indent: int) -> str:
 
 def slice_text(first: str, last: str) -> str:
     """The inside of a slice, spaced as the formatter does."""
-    if not any(" " in bound for bound in (first, last)):
+    if all(bound.lstrip("-").isalnum() or not bound for bound in (first, last)):
         return f"{first}:{last}"
     return f"{first} : {last}".strip()

@@ -7,7 +7,7 @@ from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
-from vlmspec.compiler.ops.linear import add_linear
+from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
@@ -267,6 +267,7 @@ class AttentionArgs(Args):
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
+    fused: bool = False
     mask: str = "none"
     rope: RopeArgs | None = None
     scale: Number | None = None
@@ -295,10 +296,18 @@ def _lower_attention(b, x, args: AttentionArgs):
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
     heads = {}
-    for role, count in (("q", args.num_heads), ("k", kv_heads), ("v", kv_heads)):
-        whole = args.head_dim is None and count == args.num_heads
-        out = width if whole else count * head_dim
-        h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
+    counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
+    whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
+    sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
+    if args.fused:
+        total = sum(sizes.values(), Dim.const(0))
+        qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
+        pieces = b.node("split", {"x": qkv}, SplitAttrs(tuple(sizes.values())), hints=(*"qkv",))
+    else:
+        pieces = [
+            add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
+        ]
+    for (role, count), h in zip(counts.items(), pieces, strict=True):
         heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
     if args.rope:
         cos, sin = rope_tables(b, x, head_dim, args.rope)
@@ -321,7 +330,7 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"},
+    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "qkv": "qkv_proj"},
     composite=True,
 )
 

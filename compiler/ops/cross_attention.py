@@ -204,9 +204,11 @@ class CrossAttentionArgs(Args):
     scale: Number | None = None
 
 
-def _heads(b, x, role: str, count: Dim, head_dim: Dim, args: CrossAttentionArgs):
+def _heads(b, x, role: str, count: Dim, head_dim: Dim, width: Dim, args: CrossAttentionArgs):
     """Project a value to heads; queries and keys are normalised where that is asked for."""
-    h = add_linear(b, x, count * head_dim, bias=args.bias, role=role, name=role)
+    whole = args.head_dim is None and count == args.num_heads
+    out = width if whole else count * head_dim
+    h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
     h = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
     if args.qk_norm is None or role == "v":
         return h
@@ -222,11 +224,11 @@ def _lower_cross_attention(b, x, args: CrossAttentionArgs):
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
     memory = given(b, b.value(args.memory))
     absent = bool(memory.type.optional)
-    operands = {"q": _heads(b, x, "q", args.num_heads, head_dim, args)}
+    operands = {"q": _heads(b, x, "q", args.num_heads, head_dim, width, args)}
     if len(memory.type.shape) > 3:
         memory = b.node("flatten", {"x": memory}, FlattenAttrs(1, -2), hints=("memory",))
     for role in ("k", "v"):
-        operands[role] = _heads(b, memory, role, kv_heads, head_dim, args)
+        operands[role] = _heads(b, memory, role, kv_heads, head_dim, width, args)
     if args.mask is not None:
         operands["mask"] = b.value(args.mask)
     if absent:
@@ -235,7 +237,8 @@ def _lower_cross_attention(b, x, args: CrossAttentionArgs):
     h = b.node("memory_attention" if absent else "attention", operands, attrs)
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
-    return add_linear(b, h, width, bias=bias, role="out", name="out")
+    inner = width if args.head_dim is None else None
+    return add_linear(b, h, width, bias=bias, role="out", name="out", width=inner)
 
 
 CROSS_ATTENTION_STEP = StepKind(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from vlmspec.compiler.emit.expr import call, method
+from vlmspec.compiler.emit.expr import call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
@@ -123,7 +123,7 @@ KEEP_TOKENS = Op(
     "The first vectors of each sequence.",
     infer=_infer_length,
     emit=lambda node, scope: scope.atom(
-        f"{scope.name(node['x'])}[..., {_until(node.attrs.count, scope)}, :]"
+        f"{scope.name(node['x'])}[..., {slice_text('', scope.dim(node.attrs.count))}, :]"
     ),
     attrs=LengthAttrs,
     results=("x",),
@@ -140,11 +140,6 @@ PAD_TOKENS = Op(
     attrs=LengthAttrs,
     results=("x",),
 )
-
-
-def _until(count: Dim, scope) -> str:
-    """A slice up to `count`, spaced as the formatter does."""
-    return f":{scope.dim(count)}" if count.as_int() is not None else f": {scope.dim(count)}"
 
 
 class LengthArgs(Args):

@@ -11,6 +11,7 @@ from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.args import Args, Size, chosen
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
+from vlmspec.dsl.schema import ComponentName, Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class TapsArgs(Args):
     """States of several layers, side by side under a name: those that enter or leave the listed layers."""
 
     layers: tuple[int, ...]
-    name: str
+    name: ComponentName
     when: Literal["before", "after"] = "after"
     interleave: bool = False
 
@@ -159,7 +160,7 @@ class LayersArgs(Args):
 
     count: Size
     body: tuple[Any, ...] = ()
-    kinds: dict[str, Any] = {}
+    kinds: dict[Name, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
     taps: TapsArgs | None = None

@@ -9,28 +9,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmspec.kernels.attention.reference import masked_attention
+
 if TYPE_CHECKING:
     from vlmspec.compiler.emit.runtime.generation import KVCache
-
-
-def masked_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None
-) -> Tensor:
-    """Attend every query to the keys that a mask lets it see.
-
-    Args:
-        q: queries [B, T, H, E].
-        k, v: keys and values [B, S, G, E]; query head h reads head h // (H / G).
-        mask: which keys each query may see, broadcast to [B, H, T, S]; None for all.
-        scale: factor on the scores; E ** -0.5 if not given.
-
-    Returns:
-        Mixed values [B, T, H, E].
-    """
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    grouped = q.shape[1] != k.shape[1]
-    h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
-    return h.transpose(1, 2)
 
 
 def memory_attention(
@@ -85,3 +67,15 @@ def seeing_rows(x: Tensor, mask: Tensor | None) -> Tensor | None:
 def mask_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     """Zero vectors [B, T, D] outside of `rows` [B, T]; None leaves all as they are."""
     return x if rows is None else x * rows[..., None]
+
+
+def padding_mask(mask: Tensor | None, before: int = 0) -> Tensor | None:
+    """Which keys every query may see [B, 1, 1, before + S], from 1 for tokens and 0 for padding [B, S].
+
+    Args:
+        mask: None if nothing is padding.
+        before: how many keys stand before the masked ones; all of them are seen.
+    """
+    if mask is None:
+        return None
+    return F.pad(mask.bool(), (before, 0), value=True)[:, None, None]

@@ -171,8 +171,10 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def greedy(model, tiny: Tiny, tokens: int = 64) -> torch.Tensor:
     """The new tokens that transformers generates greedily, through its cache."""
-    config = model.generation_config
-    config.eos_token_id, config.pad_token_id = None, references.PAD
+    for module in model.modules():
+        # Some classes hand the work to their language model, which has settings of its own.
+        if (config := getattr(module, "generation_config", None)) is not None:
+            config.eos_token_id, config.pad_token_id = None, references.PAD
     output = model.generate(
         **tiny.inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1
     )
