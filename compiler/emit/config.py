@@ -1,6 +1,7 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -87,6 +88,8 @@ class ConfigEmitter:
 
     def _field(self, key: ConfigKey) -> str:
         kind = "float" if isinstance(key.value, float) else "int"
+        if isinstance(key.value, tuple):
+            return f"    {_short(key)}: tuple[tuple[int, ...], ...] = {key.value!r}"
         return f"    {_short(key)}: {kind} = {key.value!r}"
 
     def _reads(self, component: str) -> list[str]:
@@ -108,6 +111,9 @@ class ConfigEmitter:
 
     def _read(self, key: ConfigKey) -> list[str]:
         default = key.default
+        if isinstance(key.value, tuple):
+            arguments = ["data", _paths(key), f"cls.{_short(key)}"]
+            return _call("read_table", arguments, f"{_short(key)} = ")
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:
@@ -152,11 +158,23 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
+    value = list(value) if isinstance(value, tuple) else value
     if not key.map:
-        return [list(value) if isinstance(value, tuple) else value]
-    table = {"true": True, "false": False, "none": None}
-    found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
+        return [value]
+    found = [_raw(text) for text, meant in key.map.items() if meant == value]
     return found or [value]
+
+
+def _raw(text: str) -> Any:
+    """What a key of a map stands for in config.json: a truth value, null, a number or a text."""
+    table = {"true": True, "false": False, "none": None, "null": None}
+    if text in table:
+        return table[text]
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:
@@ -168,6 +186,9 @@ def _plant(tree: dict[str, Any], path: str, value: str) -> None:
 
 def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
     pad = " " * indent
+    if tree and all(key.isdigit() for key in tree):
+        items = [f"{pad}    {tree[key]}," for key in sorted(tree, key=int)]
+        return [f"{head}[", *items, f"{pad}]"]
     lines = [f"{head}{{"]
     for key, value in tree.items():
         if isinstance(value, dict):

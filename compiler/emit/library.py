@@ -15,11 +15,19 @@ FILES = (
     "activation/reference.py",
     "norm/reference.py",
     "rope/reference.py",
+    "rope/axes.py",
+    "positions/reference.py",
+    "packed/reference.py",
     "attention/reference.py",
     "splice/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
+    "spatial/reference.py",
+    "anyres/reference.py",
 )
+STANDARD = ("itertools", "math")
+ABSTRACT = ("Iterable", "Iterator")
+STATES = ("Cache", "KVCache")
 TORCH_IMPORTS = (
     ("torch", "import torch"),
     ("F", "import torch.nn.functional as F"),
@@ -61,8 +69,9 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The cache's class lives in a file of its own, which the library cannot import.
-    source = source.replace('"KVCache | None"', "KVCache | None")
+    # The caches' classes live in a file of their own, which the library cannot import.
+    for state in STATES:
+        source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))
     return Definition(name, source, mentions - {name}, isinstance(node, ast.Assign))
 
@@ -84,11 +93,15 @@ def functional_source(names: set[str], header: str) -> str:
     """The file `functional.py` of a package that uses these definitions."""
     definitions = closure(names)
     used = frozenset().union(*(d.mentions for d in definitions))
-    groups = [["import math"] if "math" in used else []]
+    standard = [f"import {name}" for name in STANDARD if name in used]
+    abstract = [name for name in ABSTRACT if name in used]
+    standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
+    groups = [standard]
     torch = [line for name, line in TORCH_IMPORTS if name in used]
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     groups.append([*torch, f"from torch import {', '.join(from_torch)}"] if from_torch else torch)
-    groups.append(["from .generation import KVCache"] if "KVCache" in used else [])
+    states = [name for name in STATES if name in used]
+    groups.append([f"from .generation import {', '.join(states)}"] if states else [])
     imports = "\n\n".join("\n".join(group) for group in groups if group)
     constants = [d.source for d in definitions if d.constant]
     rest = [d.source for d in definitions if not d.constant]

@@ -6,9 +6,9 @@ from typing import Any
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Program
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 
-ACRONYMS = {"mlp": "MLP", "vit": "ViT"}
+ACRONYMS = {"mlp": "MLP", "vit": "ViT", "vl": "VL"}
 
 
 def camel(name: str) -> str:
@@ -45,7 +45,7 @@ def symbols_of(value: Any) -> frozenset[str]:
     """Names of the sizes that an attribute value mentions."""
     if isinstance(value, Dim):
         return value.symbols()
-    if isinstance(value, Scalar):
+    if isinstance(value, (Scalar, Table)):
         return frozenset({value.name}) if value.name else frozenset()
     if isinstance(value, (tuple, list)):
         return frozenset().union(*(symbols_of(v) for v in value))

@@ -8,6 +8,7 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
+from vlmspec.compiler.ops.norm import add_norm
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
@@ -77,6 +78,22 @@ PAST = Op(
     results=("past",),
     inline=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAttrs:
+    """How many keys a query sees, itself included; all before it if not given."""
+
+    window: Dim | None = None
+
+
+def _emit_causal_mask(node, scope):
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    window = node.attrs.window
+    options = {} if window is None else {"window": scope.dim(window)}
+    return call(scope.helper("causal_mask"), *operands, **options)
+
+
 CAUSAL_MASK = Op(
     "causal_mask",
     "Which keys each query may see, or None where plain causality says it all.",
@@ -87,12 +104,8 @@ CAUSAL_MASK = Op(
             nullable=True,
         ),
     ),
-    emit=lambda node, scope: call(
-        scope.helper("causal_mask"),
-        scope.use(node["x"]),
-        scope.use(node["attention_mask"]),
-        scope.use(node["past"]),
-    ),
+    emit=_emit_causal_mask,
+    attrs=MaskAttrs,
     results=("mask",),
     inline=False,
 )
@@ -125,18 +138,26 @@ class RopeAttrs:
     low_freq_factor: Scalar | None = None
     high_freq_factor: Scalar | None = None
     original_max_position: Dim | None = None
+    sections: tuple[Dim, ...] = ()
 
 
 ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+    "axial": (),
+    "axial_alternate": (),
 }
 
 
 def _infer_rope_table(ops: Operands):
-    positions = ops.tensor("positions")
-    table = TensorType((*positions.shape, Dim.const(1), ops.attrs.head_dim))
+    positions, sections = ops.tensor("positions"), ops.attrs.sections
+    if sections:
+        ops.require_same(positions.width, Dim.const(len(sections)), "axes and sections differ")
+        half = sum(sections, Dim.const(0))
+        ops.require_same(ops.attrs.head_dim, half * 2, "a head and twice the sections differ")
+    places = positions.shape[:-1] if sections else positions.shape
+    table = TensorType((*places, Dim.const(1), ops.attrs.head_dim))
     return table, table
 
 
@@ -152,6 +173,10 @@ def _emit_rope_table(node, scope):
     device = f"{positions.flat()}.device"
     frequencies = call(scope.helper(function), scope.dim(attrs.head_dim), *given, device)
     scope.line("frequencies", frequencies)
+    if attrs.sections:
+        sections = f"({', '.join(scope.dim(d) for d in attrs.sections)})"
+        helper = scope.helper("rope_table_axes")
+        return call(helper, positions, "frequencies", sections, f"{x}.dtype")
     return call(scope.helper("rope_table"), positions, "frequencies", f"{x}.dtype")
 
 
@@ -249,10 +274,15 @@ ATTENTION = Op(
 
 
 class RopeArgs(Args):
-    """Arguments of `rope`."""
+    """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
+
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type.
+    """
 
     theta: Number = Scalar(10000.0)
-    type: Literal["default", "linear", "llama3"] = "default"
+    type: Literal["default", "linear", "llama3", "axial", "axial_alternate"] = "default"
+    positions: str | None = None
+    sections: tuple[Size, ...] = ()
     factor: Number | None = None
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
@@ -260,7 +290,11 @@ class RopeArgs(Args):
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`; `mask` is `none`, `causal`, or a named value: which keys each query may see."""
+    """Arguments of `attention`.
+
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
+    are normalised: nothing, each head, or the full width.
+    """
 
     num_heads: Size
     num_kv_heads: Size | None = None
@@ -268,9 +302,13 @@ class AttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     fused: bool = False
+    qk_norm: Literal["none", "head", "width"] = "none"
+    qk_eps: Number = Scalar(1e-6)
     mask: str = "none"
+    window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    segments: str | None = None
 
 
 def _check_divides(b, width: Dim, heads: Dim) -> None:
@@ -289,13 +327,21 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
+def _normed_heads(b, h, role: str, attrs: HeadsAttrs, args: AttentionArgs):
+    """Queries, keys or values as heads, normalised before or after the split."""
+    over = "none" if role == "v" else args.qk_norm
+    if over == "width":
+        h = add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm")
+    h = b.node("split_heads", {"x": h}, attrs, hints=(role,))
+    return add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm") if over == "head" else h
+
+
 def _lower_attention(b, x, args: AttentionArgs):
     width = x.type.width
     if args.head_dim is None:
         _check_divides(b, width, args.num_heads)
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
-    heads = {}
     counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
     whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
     sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
@@ -307,18 +353,22 @@ def _lower_attention(b, x, args: AttentionArgs):
         pieces = [
             add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
         ]
+    heads = {}
     for (role, count), h in zip(counts.items(), pieces, strict=True):
-        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+        heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
     if args.rope:
         cos, sin = rope_tables(b, x, head_dim, args.rope)
         for role in ("q", "k"):
             operands = {"x": heads[role], "cos": cos, "sin": sin}
             heads[role] = b.node("rope", operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x) if causal else {})
+    operands = heads | (causal_operands(b, x, args.window) if causal else {})
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
-    h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
+    if args.segments is not None:
+        h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
+    else:
+        h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
     inner = width if args.head_dim is None else None
@@ -330,7 +380,15 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "qkv": "qkv_proj"},
+    roles={
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "o_proj",
+        "qkv": "qkv_proj",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+    },
     composite=True,
 )
 
@@ -348,25 +406,28 @@ def model_input(component, name: str):
     root = component
     while root.parent is not None:
         root = root.parent
-    if name not in root.ambient:
+    # Where the ids are `decoder_input_ids`, what goes with them is called likewise.
+    full = root.prefix + name if name in ("attention_mask", "position_ids") else name
+    if full not in root.ambient:
         keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
         ids = replace(INT_TOKENS, nullable=True)
         kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
-        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
-    return root.ambient[name]
+        root.ambient[full] = root.input(full, kinds.get(name, StateType("host_int")))
+    return root.ambient[full]
 
 
-def causal_operands(b, x):
-    """The mask and the cache of a causal attention; the mask is built once per component."""
-    component = b.component
-    if "mask" not in component.ambient:
+def causal_operands(b, x, window: int | None = None):
+    """The mask and the cache of a causal attention; each mask is built once per component."""
+    component, key = b.component, ("mask", window)
+    if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
             "past": cached_tokens(component),
         }
-        (component.ambient["mask"],) = component.node("causal_mask", operands)
-    return {"mask": component.ambient["mask"], "cache": model_input(component, "cache")}
+        attrs = MaskAttrs(None if window is None else Dim.const(window))
+        (component.ambient[key],) = component.node("causal_mask", operands, attrs)
+    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
 
 
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
@@ -376,17 +437,20 @@ def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
         b.fail("VS102", f"rope type `{args.type}` needs {', '.join(f'`{m}`' for m in missing)}")
     given = {"type": args.type, "theta": args.theta}
     given |= {name: getattr(args, name) for name in ROPE_FIELDS[args.type]}
-    attrs = RopeAttrs(head_dim, **given)
-    key = ("rope", *(getattr(attrs, f.name) for f in fields(attrs)))
+    head_dim = b.program.named(head_dim)
+    halves = (head_dim // 4, head_dim // 4) if args.type.startswith("axial") else ()
+    attrs = RopeAttrs(head_dim, sections=args.sections or halves, **given)
+    named = None if args.positions is None else b.value(args.positions)
+    key = ("rope", named, *(getattr(attrs, f.name) for f in fields(attrs)))
     component = b.component
     if key not in component.ambient:
-        if "positions" not in component.ambient:
+        if named is None and "positions" not in component.ambient:
             operands = {
                 "x": component.stream,
                 "position_ids": model_input(component, "position_ids"),
                 "past": cached_tokens(component),
             }
             (component.ambient["positions"],) = component.node("token_positions", operands)
-        operands = {"x": component.stream, "positions": component.ambient["positions"]}
+        operands = {"x": component.stream, "positions": named or component.ambient["positions"]}
         component.ambient[key] = component.node("rope_table", operands, attrs)
     return component.ambient[key]

@@ -20,9 +20,7 @@ def _infer_queries(ops: Operands):
 
 def _emit_queries(node, scope):
     x = scope.name(node["x"])
-    return call(
-        "torch.cat", f"[{scope.module(node)}.expand({x}.shape[0], -1, -1), {x}]", dim="1"
-    )
+    return call("torch.cat", f"[{scope.module(node)}.expand({x}.shape[0], -1, -1), {x}]", dim="1")
 
 
 PREPEND_QUERIES = Op(

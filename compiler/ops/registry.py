@@ -137,7 +137,9 @@ class StepKind:
         shorthand: the argument that a bare value sets (`layer_norm: 1e-5`).
         roles: default names of its weights, by role, in order.
         component: the kinds of component that this step may be alone.
+        reads: roles of the operands that it may have beside the first, where it is a component.
         flow: whether it takes its component's operands by role instead of the running value.
+        aside: whether its result is a named value beside the running one, which goes on unchanged.
     """
 
     name: str
@@ -150,6 +152,8 @@ class StepKind:
     module: str = ""
     composite: bool = False
     flow: bool = False
+    reads: tuple[str, ...] = ()
+    aside: bool = False
 
 
 def same_as(role: str) -> Infer:

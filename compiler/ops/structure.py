@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator
-
 from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
-from vlmspec.compiler.ops.args import Args, Size, chosen
+from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 from vlmspec.dsl.schema import ComponentName, Name
 
@@ -155,6 +153,31 @@ class TapsArgs(Args):
     interleave: bool = False
 
 
+class BlockArgs(Args):
+    """Arguments of `block`: the steps inside, and what they are."""
+
+    body: tuple[Any, ...]
+    title: str = "Steps that belong together."
+
+
+def _lower_block(b, x, args: BlockArgs):
+    path = f"{b.component.name}.{b.name}"
+    child = b.graph.child(path, doc=args.title, span=b.span)
+    start = child.input("x", x.type)
+    result = b.lower_body(b.inside(child, b.weights.prefix), start)
+    return call_graph(b.graph, child, {"x": x}, [result], b.name)
+
+
+BLOCK_STEP = StepKind(
+    "block",
+    "The steps inside are a module of their own.",
+    BlockArgs,
+    _lower_block,
+    shorthand="body",
+    roles={"block": ""},
+)
+
+
 class LayersArgs(Args):
     """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
 
@@ -164,11 +187,6 @@ class LayersArgs(Args):
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
     taps: TapsArgs | None = None
-
-    @field_validator("at", mode="before")
-    @classmethod
-    def _places(cls, value: Any, info: ValidationInfo) -> Any:
-        return chosen(info.context["scope"], value, "at")
 
 
 def _lower_layers(b, x, args: LayersArgs):
@@ -199,15 +217,25 @@ def _lower_layers(b, x, args: LayersArgs):
         return _lower_taps(b, args, operands)
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
-    stop = b.tap.depth(args.count)
-    total = args.count.value(b.program.sizes)
-    if not 0 <= stop.value(b.program.sizes) <= total:
-        message = f"layer {b.tap.layer} is asked for, but there are {total} layers"
-        mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
-        b.program.fail("VS313", message, b.tap.span, mend, (args.count,))
-    x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
-    b.tap.value = x
-    return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)
+    start = zero
+    for layer, stop in _taps(b, args.count):
+        if stop != start:
+            x = b.node("repeat", operands | {"x": x}, SpanAttrs(start, stop), module=b.name)
+        b.tap.values[layer] = x
+        start = stop
+    return b.node("repeat", operands | {"x": x}, SpanAttrs(start, args.count), module=b.name)
+
+
+def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
+    """The layers after which the state is taken, the first ones first, and how many have run there."""
+    sizes, depths = b.program.sizes, b.tap.depths(count)
+    total = count.value(sizes)
+    for layer, depth in depths.items():
+        if not 0 <= depth.value(sizes) <= total:
+            message = f"layer {layer} is asked for, but there are {total} layers"
+            mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
+            b.program.fail("VS313", message, b.tap.span, mend, (count,))
+    return sorted(depths.items(), key=lambda item: item[1].value(sizes))
 
 
 def _lower_taps(b, args: LayersArgs, operands):
@@ -314,6 +342,26 @@ DROP_TOKENS_STEP = StepKind(
     SliceArgs,
     lambda b, x, args: b.node("slice_tokens", {"x": x}, SliceAttrs(args.count)),
     shorthand="count",
+)
+
+
+def _infer_concat(ops: Operands):
+    tensors = [ops.tensor(role) for role in ops.types]
+    for other in tensors[1:]:
+        for a, b in zip(tensors[0].shape[:-1], other.shape[:-1], strict=True):
+            ops.require_same(a, b, "what is put side by side differs")
+    return (tensors[0].with_width(sum((t.width for t in tensors), Dim.const(0))),)
+
+
+CONCAT_CHANNELS = Op(
+    "concat_channels",
+    "Tensors side by side along the channels.",
+    infer=_infer_concat,
+    emit=lambda node, scope: call(
+        "torch.cat", f"[{', '.join(scope.name(v) for _, v in node.inputs)}]", dim="-1"
+    ),
+    results=("x",),
+    inline=False,
 )
 
 

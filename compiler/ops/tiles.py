@@ -10,14 +10,6 @@ from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.embed import EMBEDDING_MODULE, EmbeddingAttrs, ParameterAttrs
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
-PARAMETER = Op(
-    "parameter",
-    "A learned tensor by itself.",
-    infer=lambda ops: (TensorType(ops.module.attrs.shape),),
-    emit=lambda node, scope: scope.atom(scope.module(node)),
-    module_kind="parameter",
-)
-
 
 def learned(b, name: str, shape: tuple[Dim, ...], role: str):
     """Declare a bare parameter under `name`, whose checkpoint tensor is the role's key, and read it."""
