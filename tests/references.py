@@ -1166,44 +1166,48 @@ def blip_retrieval(case: Case):
 
 
 def _qformer(**kw):
-    return dict(
-        vocab_size=VOCAB,
-        hidden_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=72,
-        cross_attention_frequency=2,
-        max_position_embeddings=64,
-        encoder_hidden_size=48,
-        pad_token_id=PAD,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 72,
+        "cross_attention_frequency": 2,
+        "max_position_embeddings": 64,
+        "encoder_hidden_size": 48,
+        "pad_token_id": PAD,
+    }
+    return {**sizes, **kw}
 
 
 def _instructblip(case: Case, text):
     from transformers import InstructBlipConfig
 
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    } | case.sizes.get("vision", {})
+    queries = case.sizes.get("queries", {}).get("num_query_tokens", 5)
+    qformer = {"encoder_hidden_size": vision["hidden_size"], **case.sizes.get("qformer", {})}
     cfg = InstructBlipConfig(
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 7,
-        },
-        qformer_config=_qformer(),
+        vision_config=vision,
+        qformer_config=_qformer(**qformer),
         text_config=text,
-        num_query_tokens=5,
+        num_query_tokens=queries,
         image_token_index=IMG,
     )
 
     def inputs(model):
         case.one_per_row()
+        side = vision["image_size"]
         question = case.prompt([[], []], pad_side="right")
         out = {
-            **case.prompt([5, 5], bos=False),
-            "pixel_values": case.normal(2, 3, 28, 28),
+            **case.prompt([queries, queries], bos=False),
+            "pixel_values": case.normal(2, 3, side, side),
             "qformer_input_ids": question["input_ids"],
             "qformer_attention_mask": question["attention_mask"],
         }
@@ -1223,21 +1227,20 @@ def _decoder_ids(case: Case) -> dict:
 def _t5(**kw):
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(
-        "t5",
-        vocab_size=VOCAB,
-        d_model=64,
-        d_kv=12,
-        d_ff=112,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        decoder_start_token_id=PAD,
-        tie_word_embeddings=False,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "d_kv": 12,
+        "d_ff": 112,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "decoder_start_token_id": PAD,
+        "tie_word_embeddings": False,
+    }
+    return AutoConfig.for_model("t5", **{**sizes, **kw})
 
 
 def _opt():
@@ -1260,14 +1263,14 @@ def _opt():
 
 @reference("InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-vicuna-7b")
 def instructblip_vicuna(case: Case):
-    return _instructblip(case, decoder("llama"))
+    return _instructblip(case, decoder("llama", **case.sizes.get("text", {})))
 
 
 @reference(
     "InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-flan-t5-xl", untie=True
 )
 def instructblip_t5(case: Case):
-    return _instructblip(case, _t5())
+    return _instructblip(case, _t5(**case.sizes.get("text", {})))
 
 
 @reference("Kosmos2ForConditionalGeneration", mirrors="microsoft/kosmos-2-patch14-224")

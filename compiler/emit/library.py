@@ -22,6 +22,7 @@ FILES = (
     "splice/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
+    "relative_bias/reference.py",
     "spatial/reference.py",
     "anyres/reference.py",
 )

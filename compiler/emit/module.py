@@ -1,5 +1,6 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
+from itertools import takewhile
 from typing import Any
 
 from vlmspec.compiler.emit.expr import Call, call, statement
@@ -174,8 +175,9 @@ class ModuleEmitter:
                 self._close_guard(scope, mark, absent)
                 absent = []
             if needed != guard and needed:
-                rest = [graph.nodes[i] for i in nodes[position:]]
-                absent = self._absent(graph, [n for n in rest if _needed(n) == needed], kept)
+                rest = (graph.nodes[i] for i in nodes[position:])
+                group = list(takewhile(lambda n, now=needed: _needed(n) == now, rest))
+                absent = self._absent(graph, group, kept)
                 scope.settle()
                 mark = len(scope.lines)
                 test = " and ".join(f"{name} is not None" for name in sorted(needed))
@@ -195,7 +197,8 @@ class ModuleEmitter:
         """The group's results that somebody outside of it may read."""
         inside = {id(n) for n in group}
         found = []
-        for value in (v for n in group for v in n.outputs if _may_be_absent(v)):
+        alone = [n for n in group if not OPS[n.op].joins]
+        for value in (v for n in alone for v in n.outputs if _may_be_absent(v)):
             read = any(id(n) not in inside for n in graph.readers(value))
             if read or value in kept or value in graph.outputs:
                 found.append(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
@@ -204,6 +205,9 @@ class Scope:
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        if self.ops[node.op].joins:
+            # Without the optional operand the result is the first one, whose variable it takes over.
+            self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()
             return
@@ -220,13 +224,22 @@ class Scope:
         name = self.wanted.get(value) or _base(value.name)
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
-            name = value.name
+            name = self._free(value, index)
         for pending, expr in list(self.pending.items()):
             if name in _words(expr.flat()) and pending != value:
                 self.materialize(pending)
         self.holders[name] = value
         self.names[value] = name
         return name
+
+    def _free(self, value: Value, index: int) -> str:
+        """The value's own name, or that with a number where another value still has it."""
+        for number in count(1):
+            name = value.name if number == 1 else f"{value.name}_{number}"
+            holder = self.holders.get(name)
+            if holder is None or not self._busy(holder, value, index):
+                return name
+        raise AssertionError
 
     def _busy(self, holder: Value, value: Value, index: int) -> bool:
         """Whether a variable's value is still read once `value` has been written."""

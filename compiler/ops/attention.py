@@ -293,7 +293,8 @@ class AttentionArgs(Args):
     """Arguments of `attention`.
 
     `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
-    are normalised: nothing, each head, or the full width.
+    are normalised: nothing, each head, or the full width. `position_bias` is a named value that is added to the scores, what
+    the mask forbids included.
     """
 
     num_heads: Size
@@ -308,6 +309,7 @@ class AttentionArgs(Args):
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    position_bias: str | None = None
     segments: str | None = None
 
 
@@ -362,7 +364,12 @@ def _lower_attention(b, x, args: AttentionArgs):
             operands = {"x": heads[role], "cos": cos, "sin": sin}
             heads[role] = b.node("rope", operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    operands = dict(heads)
+    if args.position_bias is not None:
+        operands["mask"] = b.value(args.position_bias)
+        operands |= {"cache": model_input(b.component, "cache")} if causal else {}
+    elif causal:
+        operands |= causal_operands(b, x, args.window)
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
     if args.segments is not None:

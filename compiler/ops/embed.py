@@ -47,16 +47,22 @@ EMBEDDING = Op(
 
 
 class EmbeddingArgs(Args):
-    """Arguments of `embedding`."""
+    """Arguments of `embedding`; with `tie` it shares the table of the component of that name."""
 
     rows: Size
     width: Size
+    tie: str | None = None
 
 
 def _lower_embedding(b, x, args: EmbeddingArgs):
     attrs = EmbeddingAttrs(args.rows, args.width)
-    module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
-    return b.node("embedding", {"ids": x}, module=module)
+    if args.tie is None:
+        module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
+        return b.node("embedding", {"ids": x}, module=module)
+    key, tied = b.weights.key("embedding", "weight"), f"{args.tie}.embed.weight"
+    param = Param("weight", (args.rows, args.width), (key,), tied=tied)
+    b.graph.add_module(Module(b.name, "embedding", attrs, (param,), b.span))
+    return b.node("embedding", {"ids": x}, module=b.name)
 
 
 EMBEDDING_STEP = StepKind(

@@ -43,6 +43,9 @@ class Tiny:
 
     @property
     def mask(self) -> torch.Tensor:
+        if (ids := self.inputs.get("decoder_input_ids")) is not None:
+            # An encoder reads the prompt; the logits are those of the decoder's tokens.
+            return self.inputs.get("decoder_attention_mask", torch.ones_like(ids))
         return self.inputs["attention_mask"]
 
     def given(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:

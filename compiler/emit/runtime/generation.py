@@ -141,6 +141,7 @@ class GenerationMixin:
     """
 
     own_positions: bool = False
+    generates: str = "input_ids"
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
 
     def generate(
@@ -186,6 +187,9 @@ class GenerationMixin:
         _check_sampling(max_new_tokens, do_sample, temperature, top_k, top_p)
         _check_prompts(input_ids, attention_mask)
         stops, pad = self._stop_tokens(eos_token_id, pad_token_id, input_ids.device)
+        if self.generates != "input_ids":
+            input_ids, inputs = self._start(input_ids, attention_mask, inputs)
+            attention_mask = None
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None  # plain causal attention is faster
         if attention_mask is not None:
@@ -203,6 +207,19 @@ class GenerationMixin:
                 ids, input_ids.shape[1], attention_mask, choose, stops, streamer, use_cache, inputs
             )
         return ids[:, :length].clone()  # outside of inference mode, so that autograd may use it
+
+    def _start(
+        self, prompts: Tensor, mask: Tensor | None, inputs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all other inputs."""
+        inputs = {"input_ids": prompts, "attention_mask": mask, **inputs}
+        given = inputs.pop(self.generates, None)
+        if given is None:
+            first = self.generation_defaults.get("decoder_start_token_id")
+            if first is None:
+                raise ValueError(f"the checkpoint has no decoder_start_token_id; give {self.generates}")
+            given = prompts.new_full((len(prompts), 1), first)
+        return given, inputs
 
     def _stop_tokens(
         self, eos: int | Sequence[int] | None, pad: int | None, device: torch.device
@@ -255,7 +272,8 @@ class GenerationMixin:
             if use_cache:
                 start = end
                 # The cache holds what came of the images.
-                inputs = {n: v for n, v in inputs.items() if _is_mask(n, v, prompt_length)}
+                kept = ("attention_mask", *MEMORY_MASKS)
+                inputs = {name: value for name, value in inputs.items() if name in kept}
             else:
                 inputs = _extended(inputs, end)
         return total
