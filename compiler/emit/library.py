@@ -22,6 +22,9 @@ FILES = (
     "recurrence/reference.py",
     "moe/reference.py",
     "splice/reference.py",
+    "tiles/reference.py",
+    "cross_attention/reference.py",
+    "relative_bias/reference.py",
     "spatial/reference.py",
     "anyres/reference.py",
 )
