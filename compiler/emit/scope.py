@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.emit.names import ConfigUse, base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar
@@ -51,7 +51,7 @@ class Scope:
         """The variable that runs through a loop: the operand's own, unless that is read again later."""
         index = self.graph.nodes.index(node)
         if self.last_use.get(value, -1) <= index:
-            self.wanted[value] = _base(node.output.name)
+            self.wanted[value] = base_name(node.output.name)
             return self.name(value)
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
@@ -188,7 +188,7 @@ class Scope:
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
-        name = self.wanted.get(value) or _base(value.name)
+        name = self.wanted.get(value) or base_name(value.name)
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
             name = value.name
@@ -219,12 +219,6 @@ class Scope:
             head = f"{' ' * self.indent}{name} = "
             if last[0].startswith(head) and name.isidentifier():
                 self.lines[-2:] = [f"{' ' * self.indent}return {last[0].removeprefix(head)}"]
-
-
-def _base(name: str) -> str:
-    """A value's name without the number that makes it unique."""
-    base, _, number = name.rpartition("_")
-    return base if base and number.isdigit() else name
 
 
 def _words(text: str) -> set[str]:

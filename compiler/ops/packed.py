@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
+from vlmspec.compiler.emit.names import base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import StateType, TensorType
@@ -185,7 +186,7 @@ def _lower_segments(b, grid, args: SegmentArgs):
     if windows and (args.merge is None or args.window is None):
         b.fail("VS102", "segments of one window each need `merge` and `window`")
     sizes = (args.merge, args.window) if windows else (None, None)
-    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes))
+    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes), b.name)
 
 
 SEGMENTS_STEP = StepKind(
@@ -203,7 +204,7 @@ class WindowArgs(Args):
 def _lower_window_order(b, grid, args: WindowArgs):
     rows = b.component.stream.type.shape[0] // (args.merge * args.merge)
     attrs = GridAttrs("window", args.merge, args.window, rows)
-    return b.plan("window_order", {"grid": grid}, attrs)
+    return b.plan("window_order", {"grid": grid}, attrs, b.name)
 
 
 WINDOW_ORDER_STEP = StepKind(
@@ -219,7 +220,7 @@ class GridPositionArgs(Args):
 
 def _lower_grid_positions(b, grid, args: GridPositionArgs):
     attrs = GridAttrs(merge=args.merge, rows=b.component.stream.type.shape[0])
-    return b.plan("grid_positions", {"grid": grid}, attrs)
+    return b.plan("grid_positions", {"grid": grid}, attrs, b.name)
 
 
 GRID_POSITIONS_STEP = StepKind(
@@ -274,7 +275,8 @@ class ReorderArgs(Args):
 
 def _lower_reorder(b, x, args: ReorderArgs):
     operands = {"x": x, "order": b.value(args.order)}
-    return b.node("reorder", operands, ReorderAttrs(args.group, args.inverse))
+    attrs = ReorderAttrs(args.group, args.inverse)
+    return b.node("reorder", operands, attrs, hints=(base_name(x.name),))
 
 
 REORDER_STEP = StepKind("reorder", REORDER.doc, ReorderArgs, _lower_reorder, shorthand="order")

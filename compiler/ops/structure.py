@@ -159,6 +159,9 @@ def _lower_layers(b, x, args: LayersArgs):
         for other, _ in builders:
             for value in list(other.captures):
                 child.own(value)
+    order = {value.name: place for place, value in enumerate(builders[0][0].inputs)}
+    for child, _ in builders:
+        child.inputs.sort(key=lambda value: order[value.name])
     graphs = tuple(child.finish(result).name for child, result in builders)
     attrs = RepeatAttrs(graphs, args.count, cycle, places)
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))

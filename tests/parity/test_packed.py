@@ -40,6 +40,13 @@ QWEN2_SIZES = {
         },
     },
 }
+WINDOW_SIZES = {
+    "wide-windows": {
+        "vision": {"window_size": 56, "fullatt_block_indexes": [0, 2], "num_heads": 2},
+        "model": {"tie_word_embeddings": True},
+    },
+    "all-full": {"vision": {"depth": 4, "fullatt_block_indexes": [0, 1, 2, 3]}},
+}
 ARCHITECTURES = (
     Packed(
         "qwen2-vl",
@@ -49,6 +56,19 @@ ARCHITECTURES = (
         set=SIDE,
     ),
     Packed("qwen2-vl", "qwen2_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
+    Packed(
+        "qwen2.5-vl",
+        "qwen2_5_vl",
+        sizes=WINDOW_SIZES,
+        parameters={
+            None: 8_292_166_656,
+            "3b": 3_754_622_976,
+            "32b": 33_452_718_336,
+            "72b": 73_410_777_344,
+        },
+        set=SIDE,
+    ),
+    Packed("qwen2.5-vl", "qwen2_5_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
 )
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
@@ -335,7 +355,7 @@ def original_positions(inputs: dict, merge: int, speed: float | None) -> torch.T
 def test_positions_follow_the_original_by_default(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(Tiny(tiny.spec, tiny.reference, tiny.folder, tiny.inputs))
-    speed = getattr(model.config.vision, "tokens_per_second", None)
+    speed = getattr(model.config.text, "tokens_per_second", None)
     places = original_positions(tiny.inputs, 2, speed)
     planned = plan_of(model, tiny.inputs).token_places
     assert torch.equal(planned.movedim(-1, 0), places)
