@@ -225,7 +225,21 @@ class GraphBuilder:
                 module.span,
                 "give one of them another name, as in `- linear: 64` with `name: gate` under it",
             )
+        for param in module.params:
+            self._check_known(module, param)
         self.modules.append(module)
+
+    def _check_known(self, module: Module, param: Param) -> None:
+        """A tensor of state has a fixed shape; what varies from run to run cannot be part of it."""
+        names = {name for dim in param.shape for name in dim.symbols()} - self.program.sizes.keys()
+        if names:
+            shape = ", ".join(map(str, param.shape))
+            message = (
+                f"`{module.name}` would have a tensor of the shape [{shape}], but only a run "
+                f"knows {' and '.join(f'`{n}`' for n in sorted(names))}"
+            )
+            mend = "let it read vectors of a fixed width, such as what an `embedding` gives"
+            self.program.fail("VS305", message, module.span, mend)
 
     def child(self, name: str, *, per_layer: bool = False, doc: str = "", span: Span | None = None):
         return GraphBuilder(self.program, name, self, per_layer, doc, span)

@@ -20,11 +20,12 @@ from vlmspec.compiler.builder import (
 )
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Program, Value
-from vlmspec.compiler.ir.types import StateType, TensorType, resolve
+from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
-from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
+from vlmspec.compiler.scope import Scope
+from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
@@ -166,10 +167,8 @@ class Lowering:
             return part
         if op not in steps:
             near = suggest(op, [*part_names(self.spec.folder), *steps])
-            known = [*part_names(self.spec.folder), *steps]
-            listed = f"there are {', '.join(f'`{k}`' for k in known)}"
-            own = f"; a part of your own is `parts/{op}.yaml` beside the spec"
-            mend = f"did you mean `{near}`?" if near else listed + own
+            own = f"write the part as `parts/{op}.yaml` beside the spec, or name another one"
+            mend = f"did you mean `{near}`?" if near else own
             self.diagnostics.error("VS202", f"no part or op is called `{op}`", span, help=mend)
         elif kind not in steps[op].component:
             allowed = " or ".join(f"`{k}:`" for k in steps[op].component)
@@ -230,7 +229,7 @@ class Lowering:
             if not known and name.partition(".")[0] not in self.settings.opaque:
                 settable = self._settable(name)
                 mend = near_or_list(name, settable, "there are")
-                message = f"`--set {name}`: no size or option is called {quote(name)}"
+                message = f"`--set` names {quote(name)}, but no size or option is called so"
                 self.diagnostics.error("VS309", message, help=mend)
         for variant, components in self.architecture.variants.items():
             for component, values in components.items():

@@ -5,6 +5,7 @@ it is run, and no path that it gives is followed out of its folder.
 """
 
 import os
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -32,6 +33,7 @@ DTYPES = {
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_POINTER = b"version https://git-lfs"
 _NO_DEFAULT: Any = object()
 
 
@@ -127,7 +129,9 @@ def checkpoint_tensors(folder: Path) -> Tensors:
     if index := _only(folder, ".safetensors.index.json"):
         return _read_shards(folder, index)
     if any(folder.glob("*.safetensors")):
-        _fail("VS401", "the folder has several safetensors files and no index", _whole(folder))
+        mend = "add `model.safetensors.index.json`, which says what lies in which"
+        message = "the folder has several safetensors files and no index"
+        _fail("VS401", message, _whole(folder), mend)
     for path in sorted(folder.iterdir()):
         if path.suffix in _PICKLED:
             _fail("VS407", "the folder has pickled weights only", _whole(path), _convert_help(path))
@@ -179,7 +183,9 @@ def _check_shards(folder: Path, source: Source, places: dict[str, Any]) -> None:
             message = f"the shard {quote(str(shard))} is not the name of a file in the folder"
             found.error("VS412", message, _find(source, name), "only a bare file name is allowed")
         elif shard not in seen and not (folder / shard).is_file():
-            found.error("VS413", f"the shard {quote(shard)} is missing", _find(source, name))
+            mend = "the copy or download is not complete; get the file"
+            message = f"the shard {quote(shard)} is missing"
+            found.error("VS413", message, _find(source, name), help=mend)
         if isinstance(shard, str):
             seen.add(shard)
         if len(found) >= 20:
@@ -281,7 +287,11 @@ def _convert_help(path: Path) -> str:
 
 
 def _damaged(path: Path, fault: str) -> NoReturn:
-    _fail("VS408", f"damaged safetensors file: {fault}", _whole(path))
+    mend = "copy or download the file again"
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            fault, mend = "it is a pointer of Git LFS, not the file", "fetch it with `git lfs pull`"
+    _fail("VS408", f"damaged safetensors file: {fault}", _whole(path), mend)
 
 
 def _whole(path: Path) -> Span:

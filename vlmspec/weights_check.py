@@ -1,4 +1,4 @@
-"""Compares the tensors of a checkpoint with those that a program expects, by name and shape, without torch."""
+"""Compares the tensors of a checkpoint with those that a program expects, without torch."""
 
 import difflib
 from collections.abc import Iterable
@@ -79,12 +79,12 @@ def _report_shapes(
         for key, tensor in reversed(named.items())
         if present.get(key, tensor.shape) != tensor.shape
     ]
-    for key, tensor in wrong[:_LISTED]:
+    for number, (key, tensor) in enumerate(wrong[:_LISTED], 1):
         given, needed = list(present[key]), list(tensor.shape)
         message = f"the tensor `{key}` has the shape {given}, and the spec makes it {needed}"
         shape = ", ".join(map(str, tensor.param.shape))
         notes = [f"its shape is [{shape}]"]
-        if len(wrong) > _LISTED:
+        if number == _LISTED < len(wrong):
             notes.append(f"{len(wrong) - _LISTED} more tensors have other shapes")
         mend = f"check that config.json and weights of {folder} belong together"
         found.error("VS411", message, tensor.span, f"`{tensor.path}`", mend, notes)

@@ -1,5 +1,6 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
+import json
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -61,10 +62,10 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(repr(v) for v in _raw_values(key, key.value))
+            accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
             default = _raw_values(key, key.default)[0]
             lines += _call(
-                "check_choice", ["data", _paths(key), f"({accepted},)", repr(default)], ""
+                "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
             )
         lines += self._reads("")
         lines.append("        return cls(")
@@ -110,7 +111,7 @@ class ConfigEmitter:
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:
-            text = repr(default)
+            text = literal(default)
         if not key.paths:
             return [f"        {_short(key)} = {text}"]
         return _call("read_size", ["data", _paths(key), text], f"{_short(key)} = ")
@@ -118,9 +119,9 @@ class ConfigEmitter:
     def _to_json(self) -> list[str]:
         tree: dict[str, Any] = {}
         for path, value in self.model_types.items():
-            _plant(tree, path, repr(value))
+            _plant(tree, path, literal(value))
         for key in self.options:
-            _plant(tree, key.paths[0], repr(_raw_values(key, key.value)[0]))
+            _plant(tree, key.paths[0], literal(_raw_values(key, key.value)[0]))
         for key in self.keys:
             if key.paths:
                 _plant(tree, key.paths[0], f"self.{key.name}")
@@ -136,15 +137,16 @@ def _short(key: ConfigKey) -> str:
 
 
 def _paths(key: ConfigKey) -> str:
-    return repr(tuple(key.paths)) if len(key.paths) > 1 else f"({_quoted(key.paths[0])},)"
+    paths = ", ".join(map(literal, key.paths))
+    return f"({paths})" if len(key.paths) > 1 else f"({paths},)"
 
 
-def _quoted(text: str) -> str:
-    return f'"{text}"'
+def literal(value: Any) -> str:
+    """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
-    arguments = [a.replace("'", '"') for a in arguments]
     return [f"        {head}{fn}({', '.join(arguments)})"]
 
 
@@ -173,8 +175,8 @@ def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
     lines = [f"{head}{{"]
     for key, value in tree.items():
         if isinstance(value, dict):
-            lines += _dict_lines(value, f'{pad}    "{key}": ', indent + 4)
+            lines += _dict_lines(value, f"{pad}    {literal(key)}: ", indent + 4)
             lines[-1] += ","
         else:
-            lines.append(f'{pad}    "{key}": {value},'.replace("'", '"'))
+            lines.append(f"{pad}    {literal(key)}: {value},")
     return [*lines, f"{pad}}}"]

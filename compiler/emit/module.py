@@ -9,6 +9,7 @@ from vlmspec.compiler.emit.scope import Scope
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
+from vlmspec.diagnostics.text import printable
 
 ANNOTATIONS = {
     "cache": "Cache | None",
@@ -47,7 +48,8 @@ class ModuleEmitter:
         body, scope = self._forward(graph)
         lines = [f"class {self.classes[name]}(nn.Module):", *self._docstring(graph), ""]
         if graph.span is not None:
-            lines.append(f"    # spec: {graph.name} ({graph.span.source.name}:{graph.span.line})")
+            place = f"{printable(graph.span.source.name)}:{graph.span.line}"
+            lines.append(f"    # spec: {graph.name} ({place})")
         lines += self._init(graph, scope.uses_config)
         signature = self.signature(graph)
         lines += ["", *signature, *body]

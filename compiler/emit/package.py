@@ -17,6 +17,7 @@ from vlmspec.compiler.emit.names import camel, class_names, identifier, used_siz
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
+from vlmspec.diagnostics.text import printable
 
 INPUT_WORDS = {
     "image": "images, as the processor gives them",
@@ -100,9 +101,9 @@ class PackageEmitter:
         lines = [
             f'"""{first}',
             "",
-            f"Written by vlmspec {self.about.version} from {self.about.spec_name} "
+            f"Written by vlmspec {self.about.version} from {_safe(self.about.spec_name)} "
             f"(sha256 {self.about.spec_hash[:16]}).",
-            f"To write it again: {self.about.command}",
+            f"To write it again: {_safe(self.about.command)}",
             "",
             "Shapes: B batch, T query tokens, S key tokens, H query heads, G key/value heads, "
             "E head dimension.",
@@ -275,6 +276,11 @@ class PackageEmitter:
             },
         }
         return json.dumps(data, indent=2) + "\n"
+
+
+def _safe(text: str) -> str:
+    """Text of the request as it may stand in a docstring: one line that does not end it."""
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _number(dim: Any) -> int | str:

@@ -65,6 +65,9 @@ class WeightEmitter:
 
     def _loop(self, module: Module, path: str, depth: int, indent: int) -> list[str]:
         """A loop over a repeat; what all its names start with is written once."""
+        walks = (self.program.walk(graph) for graph in module.graphs)
+        if not any(inner.params for walk in walks for _, _, inner in walk):
+            return []
         index = INDICES[depth]
         pad = " " * indent
         ours = f"{path}.{{{index}}}"
@@ -85,9 +88,10 @@ class WeightEmitter:
         *tests, default = layer_tests(module.attrs, index)
         for word, (number, test) in zip(("if", *["elif"] * len(tests)), tests, strict=False):
             lines.append(f"{pad}{word} {test}:")
-            lines += self._graph(module.graphs[number], path, depth, indent + 4)
-        lines.append(f"{pad}else:")
-        return [*lines, *self._graph(module.graphs[default[0]], path, depth, indent + 4)]
+            empty = [f"{pad}    pass"]
+            lines += self._graph(module.graphs[number], path, depth, indent + 4) or empty
+        last = self._graph(module.graphs[default[0]], path, depth, indent + 4)
+        return [*lines, f"{pad}else:", *last] if last else lines
 
     def _common_key(self, module: Module) -> str | None:
         """What the checkpoint names of everything in a repeat start with, its index included."""

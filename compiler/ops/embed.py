@@ -142,7 +142,8 @@ class ParameterAttrs:
 
 def _construct_parameter(module, scope):
     shape = ", ".join(scope.dim(d) for d in module.attrs.shape)
-    return call("nn.Parameter", f"torch.randn({shape}) * 0.02")
+    drawn = call("nn.init.normal_", call("torch.empty", shape), std="0.02")
+    return call("nn.Parameter", drawn)
 
 
 PARAMETER_MODULE = ModuleKind(

@@ -250,8 +250,7 @@ def _emit_reorder(node, scope):
         order = method(order, "argsort")
     if node.attrs.group == Dim.const(1):
         return scope.atom(f"{scope.name(node['x'])}[{order.flat()}]")
-    groups = method(x, "unflatten", "0", f"(-1, {scope.dim(node.attrs.group)})")
-    return method(scope.atom(f"{groups.flat()}[{order.flat()}]"), "flatten", "0", "1")
+    return call(scope.helper("reorder"), x, order, scope.dim(node.attrs.group))
 
 
 REORDER = Op(

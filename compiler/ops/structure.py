@@ -6,7 +6,7 @@ from typing import Any
 from vlmspec.compiler.emit.expr import atom, call, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
-from vlmspec.compiler.ir.types import StateType
+from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
 
@@ -154,7 +154,9 @@ def _lower_layers(b, x, args: LayersArgs):
         start = child.input("x", x.type)
         inner = b.inside(child, prefix)
         inner.tree = tree
-        builders.append((child, b.lower_body(inner, start)))
+        result = b.lower_body(inner, start)
+        _check_repeatable(b, start, result)
+        builders.append((child, result))
     for child, _ in builders:
         for other, _ in builders:
             for value in list(other.captures):
@@ -178,6 +180,18 @@ def _lower_layers(b, x, args: LayersArgs):
     x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
     b.tap.value = x
     return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)
+
+
+def _check_repeatable(b, start, result) -> None:
+    """A layer gives what the next one takes, so it must keep the shape."""
+    before, after = start.type.shape, result.type.shape
+    sizes = b.program.sizes
+    if len(before) == len(after):
+        if all(same_dim(x, y, sizes) for x, y in zip(before, after, strict=True)):
+            return
+    message = f"a layer takes {start.type} and gives {result.type}"
+    mend = "a layer must keep the shape, as the next one takes what it gives"
+    b.program.fail("VS305", message, b.span, mend, (*before, *after))
 
 
 def _layer_kinds(b, args: LayersArgs):

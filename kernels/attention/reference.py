@@ -48,14 +48,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
 
     Args:
         q: queries [B, T, H, E].
-        k, v: keys and values [B, S, H, E].
+        k, v: keys and values [B, S, G, E]; query head h reads head h // (H / G).
         scale: factor on the scores; E ** -0.5 if not given.
 
     Returns:
         Mixed values [B, T, H, E].
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    h = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    return h.transpose(1, 2)
 
 
 def causal_attention(

@@ -80,6 +80,16 @@ def grid_positions(grid: Tensor, merge: int) -> Tensor:
     return torch.cat(found)
 
 
+def reorder(x: Tensor, order: Tensor, group: int) -> Tensor:
+    """Rows in another order, `group` of them staying together.
+
+    Args:
+        x: rows [N, ...].
+        order: which group stands at each place [N / group].
+    """
+    return x.unflatten(0, (-1, group))[order].flatten(0, 1)
+
+
 def segment_attention(
     q: Tensor,
     k: Tensor,

@@ -24,6 +24,8 @@ def splice(text: Tensor, visual: Tensor, placeholders: Tensor) -> Tensor:
     visual = visual.flatten(0, -2)
     if not torch.compiler.is_compiling():
         check_visual_tokens(placeholders, visual)
+    if visual.shape[0] == 0:
+        return text
     # Row r of the text takes visual token number (placeholders up to r) - 1.
     index = placeholders.flatten().cumsum(0).sub(1).clamp(min=0).view(placeholders.shape)
     return torch.where(placeholders[..., None], visual[index].to(text.dtype), text)

@@ -64,7 +64,7 @@ def test_commands_that_read_specs_import_no_torch(arguments: list[str]) -> None:
     assert {"torch", "transformers", "triton", "numpy", "networkx"} & set(modules) == set()
 
 
-# Wall time of a whole process. The targets are a third of these and hold on an idle machine.
+# Wall time of a whole process; for `check` and `compile` three times the target: machines differ.
 LIMITS = {
     ("--help",): 0.15,
     ("check", "llava"): 1.2,

@@ -125,8 +125,9 @@ def test_flops_of_layers_that_do_not_run_do_not_count() -> None:
         dim = accounting.flops(program)["vision"]["linear"]
         return accounting.evaluate(dim, program.sizes, **env) or 0
 
-    # 3 of 4 layers run, then 4 of 5.
+    # 3 of 4 layers run, then 4 of 5; before dead nodes are dropped, the fourth as well, once.
     assert linear(deep) * 3 == linear(shallow) * 4
+    assert linear(api.build(PAIR).program) * 3 == linear(shallow) * 4
 
 
 def test_cache_is_keys_and_values_of_every_layer() -> None:

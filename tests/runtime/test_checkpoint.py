@@ -804,7 +804,7 @@ def test_memory_of_loading_and_saving(tmp_path):
     process = start(MEASURE, tmp_path)
     size, loading, saving = map(float, process.communicate()[0].split())
     assert size > 200e6
-    assert 0.9 < loading < 1.2
+    assert 0.5 < loading < 0.9  # what is fused is read; the embedding and the norm stay mapped
     assert saving < 0.2
     assert len(before["model.safetensors"]) > size
 

@@ -1,6 +1,7 @@
 """The documents of the language: an architecture, and a part.
 
-Bodies (lists of steps) and a component's arguments are checked later, against the op that they name.
+Bodies (lists of steps) and a component's arguments are checked later, against the op that they
+name.
 """
 
 import re
@@ -161,7 +162,7 @@ class Take(Document):
 
 
 class Component(BaseModel):
-    """A node of the graph: one kind key, its operands, where its sizes and weights live; the rest are arguments."""
+    """A node of the graph: one kind key, operands, where sizes and weights live, arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .storage import (  # noqa: TID251, TID252
     DTYPE_NAMES,
@@ -103,6 +104,15 @@ class Origin:
     ignored: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves new parameters as they are: they are about to be replaced."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 class CheckpointMixin:
     """Loading and saving for a model class whose instances have a `config`.
 
@@ -155,7 +165,7 @@ class CheckpointMixin:
         tensors = Tensors(path)
         if path.stat().st_ino != identity:
             raise CheckpointError(f"{path} was replaced while it was being read; load it again")
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = cls(config)
         prefixes, ignored = model._fill(tensors, dtype, device)
         model._origin = Origin(raw, generation, prefixes, tensors.shards, ignored)

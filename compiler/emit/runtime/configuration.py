@@ -18,11 +18,12 @@ def lookup(data: dict, path: str) -> Any:
     return value
 
 
-def read_size(data: dict, paths: tuple[str, ...], default: int | float) -> Any:
+def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -> Any:
     """Return the first number found at `paths`, else the default.
 
     Raises:
-        ValueError: when something else than a number stands there.
+        ValueError: when something else than a number stands there, or nothing and there is no
+            default.
     """
     for path in paths:
         value = lookup(data, path)
@@ -32,7 +33,9 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float) -> Any:
             raise ValueError(f"config.json: `{path}` is {value!r}, not a number")
         if value < 0 or (isinstance(default, int) and value != int(value)):
             raise ValueError(f"config.json: `{path}` is {value!r}, which is not a size")
-        return type(default)(value)
+        return value if default is None else type(default)(value)
+    if default is None:
+        raise ValueError(f"config.json has no `{paths[0]}`, and this package has no default for it")
     return default
 
 

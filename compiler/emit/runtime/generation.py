@@ -80,10 +80,10 @@ class KVCache:
                 f"the cache has room for {self.keys.shape[0]} rows of {self.capacity} tokens; "
                 f"{k.shape[0]} rows of {start} + {k.shape[2]} do not fit"
             )
-        self.keys[:, :, start:end] = k
-        self.values[:, :, start:end] = v
+        self.keys.narrow(2, start, end - start).copy_(k)
+        self.values.narrow(2, start, end - start).copy_(v)
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
 
 
 class Cache:
