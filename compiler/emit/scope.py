@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
+from vlmspec.compiler.emit.library import library
 from vlmspec.compiler.emit.names import ConfigUse, base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
@@ -189,6 +190,8 @@ class Scope:
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
         name = self.wanted.get(value) or base_name(value.name)
+        if name in library():  # a function of this name may be called further on
+            name = f"{name}_value"
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
             name = value.name

@@ -9,6 +9,7 @@ from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
+from vlmspec.dsl.schema import Title
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class BlockArgs(Args):
     """Arguments of `block`: the steps inside, and what they are."""
 
     body: tuple[Any, ...]
-    title: str = "Steps that belong together."
+    title: Title = "Steps that belong together."
 
 
 def _lower_block(b, x, args: BlockArgs):

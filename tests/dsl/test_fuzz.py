@@ -212,7 +212,7 @@ def usual_imports() -> frozenset[str]:
     with tempfile.TemporaryDirectory() as folder:
         compiled = api.compile("llava", output=Path(folder) / "package")
         trees = [ast.parse(path.read_text()) for path in compiled.path.glob("*.py")]
-    return frozenset(name for tree in trees for name in imports(tree))
+    return frozenset({"itertools"}).union(name for tree in trees for name in imports(tree))
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
