@@ -14,12 +14,21 @@ from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
 from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 
-
 # A reader expects tensors first, then what says how to look at them.
 INPUT_RANK = {
     name: rank
     for rank, name in enumerate(
-        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+        (
+            "cos",
+            "sin",
+            "attention_mask",
+            "position_ids",
+            "mask",
+            "valid",
+            "cache",
+            "logits_to_keep",
+        ),
+        1,
     )
 }
 
@@ -99,6 +108,8 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    prefix: str = ""
+    visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -290,6 +301,8 @@ def infer(
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
     borne = record.joins | record.bears
     optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
+    if record.gives_optional is not None:
+        optional |= record.gives_optional(attrs)
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)
@@ -323,6 +336,7 @@ class StepBuilder:
     tap: "Tap | None" = None
     scope: Any = None
     values: dict[str, Value] = field(default_factory=dict)
+    counts: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def program(self) -> ProgramBuilder:
@@ -330,6 +344,8 @@ class StepBuilder:
 
     def value(self, name: str) -> Value:
         """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        if not isinstance(name, str):
+            return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)
@@ -378,12 +394,12 @@ class StepBuilder:
 
 @dataclass(slots=True)
 class Tap:
-    """The state of an encoder that is its output: after `layer` layers, counted from the end where negative."""
+    """The states of an encoder that are its output: after so many layers, counted from the end where negative."""
 
-    layer: int
+    layers: tuple[int, ...]
     span: Span | None
-    value: Value | None = None
+    values: dict[int, Value] = field(default_factory=dict)
 
-    def depth(self, count: Dim) -> Dim:
-        """How many layers run; -1 is all of `count`."""
-        return Dim.const(self.layer) if self.layer >= 0 else count + (1 + self.layer)
+    def depths(self, count: Dim) -> dict[int, Dim]:
+        """How many layers run for each state; -1 is all of `count`."""
+        return {n: Dim.const(n) if n >= 0 else count + (1 + n) for n in self.layers}

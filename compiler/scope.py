@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.expression import ExpressionError, parse_expression
-from vlmspec.compiler.ir.types import Scalar
-from vlmspec.compiler.settings import INPUT_SIZES, MAX_SIZE, Setting, Settings
+from vlmspec.compiler.ir.types import Scalar, Table
+from vlmspec.compiler.settings import INPUT_SIZES, MAX_SIZE, Setting, Settings, as_table
 from vlmspec.diagnostics.model import Label, Span
 from vlmspec.dsl.faults import near_or_list, show
 from vlmspec.dsl.schema import FromConfig, fault
@@ -117,6 +117,24 @@ class Scope:
             raise self._unknown("VS302", "size", value, known, 0)
         message = f"expected a number or the name of a size, not {show(value)}"
         raise fault("VS103", message)
+
+    def table(self, value: Any, field_name: str | None = None) -> Table:
+        """Rows of whole numbers: a literal, the name of a setting, or `{config: ...}`."""
+        name = None
+        if isinstance(value, dict):
+            name = self._anonymous(value, field_name, option=False)
+        elif isinstance(value, str):
+            known = self.names(option=False)
+            if value not in known:
+                raise self._unknown("VS302", "size", value, known, 0)
+            name = known[value]
+        if name is not None:
+            self.settings.size(name)
+            value = self.settings.keys[name].value if name in self.settings.keys else None
+        try:
+            return Table(as_table(value), name)
+        except ValueError as error:
+            raise fault("VS103", f"expected rows of whole numbers, not {error}") from None
 
     def option(self, value: Any, field_name: str | None = None, many: bool = False) -> Any:
         """A value that changes the code: a literal, `$name` of an option, or `{config: …}`."""

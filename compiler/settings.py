@@ -117,18 +117,24 @@ class Settings:
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
+            is_list = isinstance(setting.default, tuple)
+            # Without a config there is no list to hold others against; the names of tensors differ.
+            paths = () if is_list and value is MISSING else setting.paths
             value = setting.default if value is MISSING else value
-            if many and isinstance(value, (list, tuple)):
+            if isinstance(value, (list, tuple)) and (many or is_list):
                 value = tuple(value)
             elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
+            value = tuple(value) if isinstance(value, list) else value
             self.options[name] = ConfigKey(
-                name, setting.paths, value, setting.default, setting.map, setting.span
+                name, paths, value, setting.default, setting.map, setting.span
             )
         return self.options[name].value
 
     def _resolve(self, setting: Setting) -> Dim:
+        if isinstance(setting.default, (tuple, list)):
+            return self._resolve_table(setting)
         value = self._given(setting)
         default = setting.default
         if isinstance(default, str):
@@ -147,6 +153,24 @@ class Settings:
             setting.name, setting.paths, value, default, span=setting.span
         )
         return dim
+
+    def _resolve_table(self, setting: Setting) -> Dim:
+        """Rows of whole numbers: no size, but a field of the config as sizes are."""
+        name, given = setting.name, self._given(setting)
+        default: tuple[tuple[int, ...], ...] = ()
+        value = default
+        try:
+            default = as_table(setting.default)
+            value = default if given is MISSING else as_table(given)
+        except ValueError as error:
+            message = f"`{name}` is {error}, not rows of whole numbers"
+            mend = (
+                "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            )
+            self._refuse(setting, "VS308", message, mend)
+        self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
+        self.expressions[name] = Dim.sym(name)
+        return self.expressions[name]
 
     def _foreign(self, name: str) -> Dim | None:
         """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
@@ -213,6 +237,9 @@ class Settings:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
+            if isinstance(found, list) and not setting.option and len(set(map(repr, found))) == 1:
+                # A size along each axis, as [448, 448]; not a table, whose rows are lists.
+                found = found if isinstance(found[0], list) else found[0]
             self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING
@@ -221,6 +248,8 @@ class Settings:
         table = setting.map
         if table is None:
             return found
+        if isinstance(found, list):
+            return [self._mapped(setting, entry, path) for entry in found]
         key = str(found).lower() if isinstance(found, bool) else str(found)
         key = "null" if found is None else key
         if key not in table:
@@ -293,6 +322,18 @@ class Settings:
         mend = "give one of them as a number"
         message = f"these sizes define each other: {circle}"
         self.diagnostics.error("VS307", message, span, help=mend, secondary=others)
+
+
+def as_table(value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of whole numbers as tuples.
+
+    Raises:
+        ValueError: when it is something else; the message is the value as a reader may see it.
+    """
+    is_rows = isinstance(value, (list, tuple)) and all(isinstance(r, (list, tuple)) for r in value)
+    if not is_rows or not all(type(n) is int and 0 <= n <= MAX_SIZE for r in value for n in r):
+        raise ValueError(show(value))
+    return tuple(tuple(row) for row in value)
 
 
 def lookup(data: Any, path: str) -> Any:

@@ -280,11 +280,15 @@ def token_types(ids):
 
 @reference("LlavaForConditionalGeneration", mirrors="llava-hf/llava-1.5-7b-hf")
 def llava(case: Case):
+    text = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("llama", **text))
+
+
+def _llava(case: Case, vision, text, dropped: int = 0):
+    """The class with this tower and this decoder; `dropped` patches of each image are left out."""
     from transformers import LlavaConfig
 
-    vision = clip_vision(**case.sizes.get("vision", {}))
-    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
-    tokens = (vision.image_size // vision.patch_size) ** 2
+    tokens = (vision.image_size // vision.patch_size) ** 2 - dropped
     cfg = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMG, image_seq_length=tokens
     )
@@ -299,6 +303,29 @@ def llava(case: Case):
         }
 
     return cfg, inputs
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="llava-hf/bakLlava-v1-hf",
+    note="the sliding window is shorter than the prompt",
+)
+def bakllava(case: Case):
+    given = {"rms_norm_eps": 1e-5, "sliding_window": 12, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0})
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("mistral", **given))
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="TIGER-Lab/Mantis-8B-siglip-llama3",
+    note="the first patch is dropped as if it were a class token",
+)
+def mantis(case: Case):
+    vision = siglip_vision(**{"num_hidden_layers": 3, **case.sizes.get("vision", {})})
+    given = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 500000.0})
+    return _llava(case, vision, decoder("llama", **given), dropped=1)
 
 
 @reference(
@@ -318,23 +345,29 @@ def llava_multilayer(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([17] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs
 
 
-PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
-ANYRES_SIZES = [(40, 75), (60, 31), (20, 80)]
+ANYRES_GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+ANYRES_SIZES = [(40, 75), (60, 31), (20, 80), (33, 29)]
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    return [[rows * side, columns * side] for rows, columns in ANYRES_GRIDS]
 
 
 def _anyres(case: Case, cfg, fn):
     import torch
 
-    sizes = ANYRES_SIZES[: case.n]
-    counts = [fn(s, cfg.image_grid_pinpoints, cfg.vision_config.image_size) for s in sizes]
-    pixels = torch.zeros(case.n, max(counts), 3, 28, 28)
+    sizes, side = ANYRES_SIZES[: case.n], cfg.vision_config.image_size
+    counts = [fn(s, cfg.image_grid_pinpoints, side) for s in sizes]
+    pixels = torch.zeros(case.n, max(counts), 3, side, side)
     for i, c in enumerate(counts):
-        pixels[i, :c] = case.normal(c, 3, 28, 28)
+        pixels[i, :c] = case.normal(c, 3, side, side)
     return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
 
 
@@ -343,14 +376,17 @@ def llava_next(case: Case):
     from transformers import LlavaNextConfig
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+    vision = clip_vision(**case.sizes.get("vision", {}))
     cfg = LlavaNextConfig(
-        vision_config=clip_vision(),
-        text_config=decoder("mistral", sliding_window=None),
+        vision_config=vision,
+        text_config=decoder("mistral", sliding_window=None, **case.sizes.get("text", {})),
         image_token_index=IMG,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -365,12 +401,13 @@ def llava_next(case: Case):
 def _onevision(case: Case, **kw):
     from transformers import LlavaOnevisionConfig
 
+    vision = siglip_vision(vision_use_head=False, **case.sizes.get("vision", {}))
     return LlavaOnevisionConfig(
-        vision_config=siglip_vision(vision_use_head=False),
-        text_config=decoder("qwen2"),
+        vision_config=vision,
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_index=IMG,
         video_token_index=VID,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
         **kw,
     )
 
@@ -386,6 +423,8 @@ def llava_onevision(case: Case):
     cfg = _onevision(case)
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -605,46 +644,52 @@ def mllama(case: Case):
     from transformers import MllamaConfig
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-    vision = MllamaVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_global_layers=2,
-        attention_heads=4,
-        intermediate_size=80,
-        vision_output_dim=48 * 3,
-        image_size=28,
-        patch_size=7,
-        intermediate_layers_indices=[0, 2],
-        max_num_tiles=4,
-    )
-    text = MllamaTextConfig(
-        vocab_size=IMG,
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=112,
-        cross_attention_layers=[1, 3],
-        max_position_embeddings=512,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    )
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_global_layers": 2,
+        "attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        "intermediate_layers_indices": [0, 2],
+        "max_num_tiles": 4,
+    } | case.sizes.get("vision", {})
+    taps = len(sizes["intermediate_layers_indices"])
+    vision = MllamaVisionConfig(vision_output_dim=sizes["hidden_size"] * (taps + 1), **sizes)
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    sizes = {
+        "vocab_size": IMG,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 112,
+        "cross_attention_layers": [1, 3],
+        "max_position_embeddings": 512,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "rope_parameters": rope,
+    }
+    text = MllamaTextConfig(**sizes | case.sizes.get("text", {}))
     cfg = MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMG)
 
     def inputs(model):
-        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7}
-        ratios = [(1, 2), (1, 1), (3, 1)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7, (2, 2): 6}
+        ratios = [(1, 2), (1, 1), (3, 1), (2, 2)][: case.n]
+        side = vision.image_size
         per_row = max(map(len, case.rows))
-        pixels = torch.zeros(len(case.rows), per_row, 4, 3, 28, 28)
+        pixels = torch.zeros(len(case.rows), per_row, 4, 3, side, side)
         ids = torch.zeros(len(case.rows), per_row, dtype=torch.long)
         tiles = torch.zeros(len(case.rows), per_row, 4, dtype=torch.long)
         tiles[:, :, 0] = 1  # a missing image still has its first tile "valid"
@@ -652,7 +697,7 @@ def mllama(case: Case):
         for r, images in enumerate(case.rows):
             for k, i in enumerate(images):
                 n = ratios[i][0] * ratios[i][1]
-                pixels[r, k, :n] = case.normal(n, 3, 28, 28)
+                pixels[r, k, :n] = case.normal(n, 3, side, side)
                 ids[r, k], valid[r][k] = ratio_ids[ratios[i]], n
                 tiles[r, k, :n] = 1
         out = case.prompt([1] * case.n)
@@ -726,30 +771,34 @@ def smolvlm(case: Case):
 def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
     from transformers import InternVLConfig, InternVLVisionConfig
 
-    vision = InternVLVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=80,
-        image_size=[28, 28],
-        patch_size=[7, 7],
-        norm_type=norm,
-        use_qk_norm=qk,
-        attention_bias=bias,
-    )
+    given = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        **case.sizes.get("vision", {}),
+    }
+    side = given["image_size"]
+    given |= {"image_size": [side] * 2, "patch_size": [given["patch_size"]] * 2}
+    vision = InternVLVisionConfig(**given, norm_type=norm, use_qk_norm=qk, attention_bias=bias)
+    tokens = (side // vision.patch_size[0] // 2) ** 2
     cfg = InternVLConfig(
         vision_config=vision,
-        text_config=decoder(text),
+        text_config=decoder(text, **case.sizes.get("text", {})),
         image_token_id=IMG,
-        image_seq_length=4,
+        image_seq_length=tokens,
         tie_word_embeddings=False,
     )
 
     def inputs(model):
-        tiles = [3, 1, 2][: case.n]  # dynamic tiling: tiles plus thumbnail
+        if not case.n:
+            return case.prompt([])
+        tiles = [3, 1, 2, 1][: case.n]  # dynamic tiling: tiles plus thumbnail
         return {
-            **case.prompt([[START, *[IMG] * (4 * t), END] for t in tiles]),
-            "pixel_values": case.normal(sum(tiles), 3, 28, 28),
+            **case.prompt([[START, *[IMG] * (tokens * t), END] for t in tiles]),
+            "pixel_values": case.normal(sum(tiles), 3, side, side),
         }
 
     return cfg, inputs
@@ -758,6 +807,14 @@ def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
 @reference("InternVLForConditionalGeneration", mirrors="OpenGVLab/InternVL3-1B-hf")
 def internvl(case: Case):
     return _internvl(case, "layer_norm", False, True, "qwen2")
+
+
+@reference(
+    "InternVLForConditionalGeneration",
+    mirrors="OpenGVLab/InternVL2_5-8B (InternLM 2.5 in the layout of llama)",
+)
+def internvl_llama(case: Case):
+    return _internvl(case, "layer_norm", False, True, "llama")
 
 
 @reference(
@@ -780,6 +837,8 @@ def deepseek_vl(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([16] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs
@@ -812,6 +871,8 @@ def deepseek_vl_hybrid(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {
             **case.prompt([16] * case.n),
             "pixel_values": case.normal(case.n, 3, 28, 28),
@@ -1110,44 +1171,48 @@ def blip_retrieval(case: Case):
 
 
 def _qformer(**kw):
-    return dict(
-        vocab_size=VOCAB,
-        hidden_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=72,
-        cross_attention_frequency=2,
-        max_position_embeddings=64,
-        encoder_hidden_size=48,
-        pad_token_id=PAD,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 72,
+        "cross_attention_frequency": 2,
+        "max_position_embeddings": 64,
+        "encoder_hidden_size": 48,
+        "pad_token_id": PAD,
+    }
+    return {**sizes, **kw}
 
 
 def _instructblip(case: Case, text):
     from transformers import InstructBlipConfig
 
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    } | case.sizes.get("vision", {})
+    queries = case.sizes.get("queries", {}).get("num_query_tokens", 5)
+    qformer = {"encoder_hidden_size": vision["hidden_size"], **case.sizes.get("qformer", {})}
     cfg = InstructBlipConfig(
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 7,
-        },
-        qformer_config=_qformer(),
+        vision_config=vision,
+        qformer_config=_qformer(**qformer),
         text_config=text,
-        num_query_tokens=5,
+        num_query_tokens=queries,
         image_token_index=IMG,
     )
 
     def inputs(model):
         case.one_per_row()
+        side = vision["image_size"]
         question = case.prompt([[], []], pad_side="right")
         out = {
-            **case.prompt([5, 5], bos=False),
-            "pixel_values": case.normal(2, 3, 28, 28),
+            **case.prompt([queries, queries], bos=False),
+            "pixel_values": case.normal(2, 3, side, side),
             "qformer_input_ids": question["input_ids"],
             "qformer_attention_mask": question["attention_mask"],
         }
@@ -1167,21 +1232,20 @@ def _decoder_ids(case: Case) -> dict:
 def _t5(**kw):
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(
-        "t5",
-        vocab_size=VOCAB,
-        d_model=64,
-        d_kv=12,
-        d_ff=112,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        decoder_start_token_id=PAD,
-        tie_word_embeddings=False,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "d_kv": 12,
+        "d_ff": 112,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "decoder_start_token_id": PAD,
+        "tie_word_embeddings": False,
+    }
+    return AutoConfig.for_model("t5", **{**sizes, **kw})
 
 
 def _opt():
@@ -1204,14 +1268,14 @@ def _opt():
 
 @reference("InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-vicuna-7b")
 def instructblip_vicuna(case: Case):
-    return _instructblip(case, decoder("llama"))
+    return _instructblip(case, decoder("llama", **case.sizes.get("text", {})))
 
 
 @reference(
     "InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-flan-t5-xl", untie=True
 )
 def instructblip_t5(case: Case):
-    return _instructblip(case, _t5())
+    return _instructblip(case, _t5(**case.sizes.get("text", {})))
 
 
 @reference("Kosmos2ForConditionalGeneration", mirrors="microsoft/kosmos-2-patch14-224")

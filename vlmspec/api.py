@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ def build(
     overrides = make_overrides(loaded, checkpoint or config, variant, set, found)
     program = lower(loaded, overrides, found)
     found.raise_if_errors()
+    loaded = _with_chosen_parts(loaded, program)
     check_program(program, found)
     _check_classes(loaded, program, found)
     found.raise_if_errors()
@@ -117,6 +118,20 @@ def build(
         check_weights(program, Path(checkpoint), found)
         found.raise_if_errors()
     return Built(loaded, program, tuple(found))
+
+
+def _with_chosen_parts(
+    loaded: "Loaded[Architecture]", program: "Program"
+) -> "Loaded[Architecture]":
+    """The spec with the parts that its config.json, or its variant, has chosen."""
+    chosen = {option.name: option.value for option in program.options}
+    graph = {
+        name: component.model_copy(
+            update={k: chosen.get(f"{name}.{k}", op) for k, op in component.kinds}
+        )
+        for name, component in loaded.document.graph.items()
+    }
+    return replace(loaded, document=loaded.document.model_copy(update={"graph": graph}))
 
 
 def _check_classes(loaded, program: "Program", found: Diagnostics) -> None:
@@ -209,7 +224,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
     loaded = built.loaded
     architecture = loaded.document
     kinds, titles, parts = {}, {}, {}
-    model_types = {"model_type": architecture.model_type} if architecture.model_type else {}
+    model_types = {"model_type": name for name in architecture.model_types[:1]}
     for name, component in architecture.graph.items():
         ((kind, op),) = component.kinds
         kinds[name] = kind
@@ -243,10 +258,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         paper=architecture.paper,
         kinds=kinds,
         titles=titles,
-        inputs={
-            name: given if isinstance(given, str) else given.kind
-            for name, given in architecture.inputs.items()
-        },
+        inputs=architecture.input_kinds,
         outputs=architecture.outputs,
         reference=architecture.reference,
         model_types=model_types,

@@ -1,6 +1,8 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
+import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -63,7 +65,8 @@ class ConfigEmitter:
         lines += ['        """']
         for key in self.options:
             accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
-            default = _raw_values(key, key.default)[0]
+            is_list = isinstance(key.default, tuple)
+            default = None if is_list else _raw_values(key, key.default)[0]
             lines += _call(
                 "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
             )
@@ -87,6 +90,8 @@ class ConfigEmitter:
 
     def _field(self, key: ConfigKey) -> str:
         kind = "float" if isinstance(key.value, float) else "int"
+        if isinstance(key.value, tuple):
+            return f"    {_short(key)}: tuple[tuple[int, ...], ...] = {key.value!r}"
         return f"    {_short(key)}: {kind} = {key.value!r}"
 
     def _reads(self, component: str) -> list[str]:
@@ -108,6 +113,9 @@ class ConfigEmitter:
 
     def _read(self, key: ConfigKey) -> list[str]:
         default = key.default
+        if isinstance(key.value, tuple):
+            arguments = ["data", _paths(key), f"cls.{_short(key)}"]
+            return _call("read_table", arguments, f"{_short(key)} = ")
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:
@@ -143,7 +151,24 @@ def _paths(key: ConfigKey) -> str:
 
 def literal(value: Any) -> str:
     """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    if isinstance(value, list):
+        return _list_literal(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _list_literal(values: list[Any]) -> str:
+    """Source text of a list; its repetitions are written as products."""
+    total = len(values)
+    for length in range(1, total // 2 + 1):
+        times, rest = divmod(total, length)
+        if not rest and values == values[:length] * times:
+            part = _list_literal(values[:length])
+            return f"({part}) * {times}" if " * " in part else f"{part} * {times}"
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(values)]
+    if all(count == 1 for _, count in runs):
+        return f"[{', '.join(map(literal, values))}]"
+    pieces = [f"[{literal(value)}]" + (f" * {n}" if n > 1 else "") for value, n in runs]
+    return " + ".join(pieces)
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
@@ -152,12 +177,25 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
-    value = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
+        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
     if not key.map:
         return [value]
-    table = {"true": True, "false": False, "none": None}
-    found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
+    found = [_raw(text) for text, meant in key.map.items() if meant == value]
     return found or [value]
+
+
+def _raw(text: str) -> Any:
+    """What a key of a map stands for in config.json: a truth value, null, a number or a text."""
+    table = {"true": True, "false": False, "none": None, "null": None}
+    if text in table:
+        return table[text]
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:

@@ -67,6 +67,14 @@ class Scalar:
         return self.name or repr(self.value)
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of whole numbers: a named setting of the program (`pinpoints`) or a literal."""
+
+    value: tuple[tuple[int, ...], ...]
+    name: str | None = None
+
+
 def same_dim(a: Dim, b: Dim, sizes: Mapping[str, int | float]) -> bool:
     """Whether two dimensions are equal, as expressions or by the values of the program's sizes."""
     return a == b or resolve(a, sizes) == resolve(b, sizes)

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 from vlmspec.dsl.faults import show
 from vlmspec.dsl.schema import fault
 
@@ -28,9 +28,19 @@ def _scalar(value: Any, info: ValidationInfo) -> Any:
     return info.context["scope"].scalar(value, info.field_name)
 
 
+def _table(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, Table):
+        return value
+    return info.context["scope"].table(value, info.field_name)
+
+
 Size = Annotated[Dim, BeforeValidator(_size, json_schema_input_type=int | str | dict[str, Any])]
 Number = Annotated[
     Scalar, BeforeValidator(_scalar, json_schema_input_type=float | str | dict[str, Any])
+]
+
+Rows = Annotated[
+    Table, BeforeValidator(_table, json_schema_input_type=str | list[list[int]] | dict[str, Any])
 ]
 
 
@@ -44,7 +54,7 @@ class Args(BaseModel):
     def _resolve(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.field_name or ""
         annotation = cls.model_fields[name].annotation
-        if info.context is not None and not _mentions(annotation, (Dim, Scalar)):
+        if info.context is not None and not _mentions(annotation, (Dim, Scalar, Table)):
             scope = info.context["scope"]
             if get_origin(annotation) is dict and isinstance(value, dict):
                 value = {k: scope.option(v, f"{name}_{k}", many=True) for k, v in value.items()}

@@ -8,7 +8,8 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
-from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+from vlmspec.compiler.ops.norm import add_norm
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,22 @@ PAST = Op(
     results=("past",),
     inline=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAttrs:
+    """How many keys a query sees, itself included; all before it if not given."""
+
+    window: Dim | None = None
+
+
+def _emit_causal_mask(node, scope):
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    window = node.attrs.window
+    options = {} if window is None else {"window": scope.dim(window)}
+    return call(scope.helper("causal_mask"), *operands, **options)
+
+
 CAUSAL_MASK = Op(
     "causal_mask",
     "Which keys each query may see, or None where plain causality says it all.",
@@ -87,12 +104,8 @@ CAUSAL_MASK = Op(
             nullable=True,
         ),
     ),
-    emit=lambda node, scope: call(
-        scope.helper("causal_mask"),
-        scope.use(node["x"]),
-        scope.use(node["attention_mask"]),
-        scope.use(node["past"]),
-    ),
+    emit=_emit_causal_mask,
+    attrs=MaskAttrs,
     results=("mask",),
     inline=False,
 )
@@ -195,6 +208,17 @@ ROPE = Op(
 )
 
 
+PARTIAL_ROPE = Op(
+    "partial_rope",
+    "Rotate the first dimensions of each head, as many as the table has; the others stay.",
+    infer=same_as("x"),
+    emit=lambda node, scope: call(
+        scope.helper("apply_partial_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
+    ),
+    inline=False,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionAttrs:
     """Scale of the scores; head_dim ** -0.5 unless given."""
@@ -204,7 +228,7 @@ class AttentionAttrs:
     scale: Scalar | None = None
 
 
-def _infer_attention(ops: Operands):
+def infer_attention(ops: Operands):
     q, k, v = (ops.tensor(role) for role in "qkv")
     ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
     ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
@@ -238,6 +262,9 @@ def _emit_attention(node, scope):
     scale = [scope.scalar(attrs.scale)] if attrs.scale else []
     roles = ["q", "k", "v"]
     rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal and node.get("mask") is not None:
+        roles.append("mask")
+        return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
@@ -245,15 +272,22 @@ def _emit_attention(node, scope):
     return call(scope.helper(name), *operands, *scale)
 
 
+def _attention_state(node, render):
+    heads, width = (render(d) for d in node["k"].type.shape[-2:])
+    sizes = ("batch_size", heads, "max_length", width)
+    return call("KVCache", *sizes, dtype="dtype", device="device")
+
+
 ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
     "With `cos` and `sin`, queries and keys are rotated first.",
-    infer=_infer_attention,
+    infer=infer_attention,
     emit=_emit_attention,
     attrs=AttentionAttrs,
     inline=False,
     flops=_flops_attention,
+    state=_attention_state,
 )
 
 
@@ -271,10 +305,16 @@ class RopeArgs(Args):
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
     original_max_position: Size | None = None
+    rotary_dim: Size | None = None
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`."""
+    """Arguments of `attention`.
+
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
+    are normalised: nothing, each head, or the full width. `position_bias` is a named value that is added to the scores, what
+    the mask forbids included.
+    """
 
     num_heads: Size
     num_kv_heads: Size | None = None
@@ -282,9 +322,13 @@ class AttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     fused: bool = False
-    mask: Literal["none", "causal"] = "none"
+    qk_norm: Literal["none", "head", "width"] = "none"
+    qk_eps: Number = Scalar(1e-6)
+    mask: str = "none"
+    window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    position_bias: str | None = None
     segments: str | None = None
 
 
@@ -304,13 +348,21 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
+def _normed_heads(b, h, role: str, attrs: HeadsAttrs, args: AttentionArgs):
+    """Queries, keys or values as heads, normalised before or after the split."""
+    over = "none" if role == "v" else args.qk_norm
+    if over == "width":
+        h = add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm")
+    h = b.node("split_heads", {"x": h}, attrs, hints=(role,))
+    return add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm") if over == "head" else h
+
+
 def _lower_attention(b, x, args: AttentionArgs):
     width = x.type.width
     if args.head_dim is None:
         _check_divides(b, width, args.num_heads)
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
-    heads = {}
     counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
     whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
     sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
@@ -322,15 +374,25 @@ def _lower_attention(b, x, args: AttentionArgs):
         pieces = [
             add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
         ]
+    heads = {}
     for (role, count), h in zip(counts.items(), pieces, strict=True):
-        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+        heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
     if args.rope:
-        cos, sin = rope_tables(b, x, head_dim, args.rope)
+        partial = args.rope.rotary_dim
+        cos, sin = rope_tables(b, x, head_dim if partial is None else partial, args.rope)
         for role in ("q", "k"):
             operands = {"x": heads[role], "cos": cos, "sin": sin}
-            heads[role] = b.node("rope", operands, hints=(role,))
+            op = "rope" if partial is None else "partial_rope"
+            heads[role] = b.node(op, operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x) if causal else {})
+    operands = dict(heads)
+    if args.position_bias is not None:
+        operands["mask"] = b.value(args.position_bias)
+        operands |= {"cache": model_input(b.component, "cache")} if causal else {}
+    elif causal:
+        operands |= causal_operands(b, x, args.window)
+    if args.mask not in ("none", "causal"):
+        operands["mask"] = b.value(args.mask)
     if args.segments is not None:
         h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
     else:
@@ -346,7 +408,15 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "qkv": "qkv_proj"},
+    roles={
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "o_proj",
+        "qkv": "qkv_proj",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+    },
     composite=True,
 )
 
@@ -364,25 +434,28 @@ def model_input(component, name: str):
     root = component
     while root.parent is not None:
         root = root.parent
-    if name not in root.ambient:
+    # Where the ids are `decoder_input_ids`, what goes with them is called likewise.
+    full = root.prefix + name if name in ("attention_mask", "position_ids") else name
+    if full not in root.ambient:
         keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
         ids = replace(INT_TOKENS, nullable=True)
         kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
-        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
-    return root.ambient[name]
+        root.ambient[full] = root.input(full, kinds.get(name, StateType("host_int")))
+    return root.ambient[full]
 
 
-def causal_operands(b, x):
-    """The mask and the cache of a causal attention; the mask is built once per component."""
-    component = b.component
-    if "mask" not in component.ambient:
+def causal_operands(b, x, window: int | None = None):
+    """The mask and the cache of a causal attention; each mask is built once per component."""
+    component, key = b.component, ("mask", window)
+    if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
             "past": cached_tokens(component),
         }
-        (component.ambient["mask"],) = component.node("causal_mask", operands)
-    return {"mask": component.ambient["mask"], "cache": model_input(component, "cache")}
+        attrs = MaskAttrs(None if window is None else Dim.const(window))
+        (component.ambient[key],) = component.node("causal_mask", operands, attrs)
+    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
 
 
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):

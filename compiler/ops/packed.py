@@ -31,7 +31,9 @@ class PackedPatchAttrs:
 
 
 def _packed_patch_shapes(attrs: PackedPatchAttrs):
-    return {"weight": (attrs.width, *attrs.patch)} | ({"bias": (attrs.width,)} if attrs.bias else {})
+    return {"weight": (attrs.width, *attrs.patch)} | (
+        {"bias": (attrs.width,)} if attrs.bias else {}
+    )
 
 
 def _construct_packed_patch(module, scope):

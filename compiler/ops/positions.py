@@ -36,9 +36,7 @@ def _emit_multimodal(node, scope):
 MULTIMODAL_POSITIONS = Op(
     "multimodal_positions",
     "Time, row and column of every token of a text with images and videos; None for text alone.",
-    infer=lambda ops: (
-        TensorType(AXES.shape, "int", nullable=True),
-    ),
+    infer=lambda ops: (TensorType(AXES.shape, "int", nullable=True),),
     emit=_emit_multimodal,
     attrs=MultimodalAttrs,
     results=("token_places",),

@@ -121,6 +121,7 @@ WeightPrefixes = Annotated[
     ),
 ]
 Value = int | float | str | bool | None
+Values = tuple[Value | tuple[Value, ...], ...]
 
 KINDS = ("encoder", "connector", "fusion", "decoder", "head")
 Kind = Literal["encoder", "connector", "fusion", "decoder", "head"]
@@ -138,15 +139,15 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value | tuple[int, ...] = Field(
-        default=None, description="The value, or list of values, where config.json has none."
+    default: Value | Values = Field(
+        default=None, description="The value where config.json has none; for rows, a list of lists."
     )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
 
 
-Setting = FromConfig | Value
+Setting = FromConfig | Value | Values
 
 
 class Take(Document):
@@ -154,10 +155,12 @@ class Take(Document):
 
     layer: Any = Field(
         default=None,
-        description="How many layers run; -1 is the last layer's output, -2 the one before.",
+        description="How many layers run; -1 is the last layer's output, -2 the one before. "
+        "The states of a list of them are put side by side along the channels.",
     )
     drop: Any = Field(
-        default="none", description="`cls` drops the tokens prepended to the patches."
+        default="none",
+        description="`cls` drops the tokens prepended to the patches, `first` the first token.",
     )
 
 
@@ -166,11 +169,11 @@ class Component(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    encoder: Slug | None = None
-    connector: Slug | None = None
-    fusion: Slug | None = None
-    decoder: Slug | None = None
-    head: Slug | None = None
+    encoder: Slug | FromConfig | None = None
+    connector: Slug | FromConfig | None = None
+    fusion: Slug | FromConfig | None = None
+    decoder: Slug | FromConfig | None = None
+    head: Slug | FromConfig | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: ConfigPrefix = Field(
         default="",
@@ -184,7 +187,8 @@ class Component(BaseModel):
     take: Take | None = None
 
     @property
-    def kinds(self) -> list[tuple[str, str]]:
+    def kinds(self) -> list[tuple[str, Any]]:
+        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig` until it is known."""
         return [(kind, given) for kind in KINDS if (given := getattr(self, kind)) is not None]
 
     @property
@@ -203,6 +207,16 @@ class Input(Document):
     )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
+    optional: bool = Field(
+        default=False, description="Whether it may be left out where what it goes with is there."
+    )
+
+
+class Parameter(Document):
+    """A learned tensor that belongs to no component."""
+
+    shape: tuple[int | str, ...] = Field(min_length=1, description="Its dimensions.")
+    weights: WeightName = Field(description="Its name in the checkpoint.")
 
 
 class Architecture(Document):
@@ -215,13 +229,17 @@ class Architecture(Document):
     title: Title
     paper: Title | None = None
     checkpoint: Title | None = Field(default=None, description="A public checkpoint.")
-    model_type: ConfigPath | None = Field(
-        default=None, description="`model_type` of the public config.json."
+    model_type: ConfigPath | tuple[ConfigPath, ...] | None = Field(
+        default=None,
+        description="`model_type` of the public config.json; of several, the first is written.",
     )
     inputs: dict[InputName, Literal["image", "text"] | Input] = Field(
         min_length=1, description="Inputs by the public processor's names, and what each one is."
     )
     sizes: dict[SizeName, Setting] = Field(default_factory=dict)
+    parameters: dict[ComponentName, Parameter] = Field(
+        default_factory=dict, description="Learned tensors of no component; components read them."
+    )
     graph: dict[ComponentName, Component] = Field(
         min_length=1, description="The components, in order."
     )
@@ -235,6 +253,19 @@ class Architecture(Document):
     variants: dict[Label, dict[Name, Any]] = Field(
         default_factory=dict, description="Published sizes; the first one is the default."
     )
+
+    @property
+    def input_kinds(self) -> dict[str, str]:
+        """What each input is."""
+        return {
+            n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
+        }
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """Every `model_type` that the spec reads."""
+        given = self.model_type or ()
+        return (given,) if isinstance(given, str) else given
 
 
 class Part(Document):

@@ -29,6 +29,8 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
         value = lookup(data, path)
         if value is MISSING or value is None:
             continue
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # [448, 448], a size along each axis
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"config.json: `{path}` is {value!r}, not a number")
         if value < 0 or (isinstance(default, int) and value != int(value)):
@@ -36,6 +38,23 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
         return value if default is None else type(default)(value)
     if default is None:
         raise ValueError(f"config.json has no `{paths[0]}`, and this package has no default for it")
+    return default
+
+
+def read_table(data: dict, paths: tuple[str, ...], default: tuple) -> tuple[tuple[int, ...], ...]:
+    """Return the first list of lists of whole numbers found at `paths`, else the default.
+
+    Raises:
+        ValueError: when something else stands there.
+    """
+    for path in paths:
+        value = lookup(data, path)
+        if value is MISSING or value is None:
+            continue
+        rows = value if isinstance(value, list) else [None]
+        if not all(isinstance(r, list) and all(type(n) is int for n in r) for r in rows):
+            raise ValueError(f"config.json: `{path}` is {value!r}, not rows of whole numbers")
+        return tuple(tuple(row) for row in rows)
     return default
 
 
