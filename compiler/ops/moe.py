@@ -8,8 +8,9 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import Scalar
 from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.attention import resolve_int
 from vlmspec.compiler.ops.linear import GLU_STEP, GluArgs, add_linear
-from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, StepKind, same_as
+from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
 from vlmspec.compiler.ops.structure import call_graph
 
 Score = Literal["softmax", "top-softmax"]
@@ -27,6 +28,11 @@ class RouteAttrs:
 
 def _infer_route(ops: Operands):
     logits = ops.tensor("logits")
+    most, count = (resolve_int(d, ops) for d in (logits.width, ops.attrs.top_k))
+    if most and count and count > most:
+        shown = f"{ops.show(ops.attrs.top_k)} of {ops.show(logits.width)} experts"
+        dims = (ops.attrs.top_k, logits.width)
+        raise ShapeError(f"{shown} cannot be chosen", dims=dims)
     weights = logits.with_width(ops.attrs.top_k)
     return weights, replace(weights, dtype="int")
 
@@ -91,7 +97,7 @@ def _flops_experts(ops: Operands) -> Dim:
 EXPERTS = Op(
     "experts",
     "Gated linear units of which each token goes through those that were chosen for it.",
-    infer=same_as("x"),
+    infer=lambda ops: (ops.require_width("x", ops.module.attrs.width, "each expert"),),
     emit=lambda node, scope: call(
         scope.module(node), *(scope.use(node[role]) for role in ("x", "weights", "chosen"))
     ),
