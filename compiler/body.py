@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from vlmspec.compiler.builder import LoweringFailed, StepBuilder, Weights
 from vlmspec.compiler.ir.graph import Value
@@ -19,7 +20,7 @@ from vlmspec.dsl.names import MODULES
 from vlmspec.dsl.schema import KINDS, Component, WeightName
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, Node, ScalarNode
 
-STEP_KEYS = ("name", "weights", "from", "as")
+STEP_KEYS = ("name", "weights", "from", "as", "when")
 
 
 def lower_body(b: StepBuilder, x: Value) -> Value:
@@ -63,16 +64,36 @@ def body_of(tree: Node) -> ListNode | None:
 
 def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     """Lower one step of a body."""
+    if not is_wanted(b, node):
+        return x
     kind, args, inner, extra = step_parts(b, node)
+    running = x
     if "from" in extra:
         x = inner.value(extra["from"])
-    if kind.composite and b.graph is not b.component:
+    if kind.composite and (b.graph is not b.component or "name" in extra):
         result = lower_composite(inner, kind, x, args)
     else:
         result = kind.lower(inner, x, args)
     if "as" in extra:
         b.values[check_name(b, extra["as"], node, "as")] = result
-    return result
+    return result if not kind.aside else running
+
+
+def is_wanted(b: StepBuilder, node: Node) -> bool:
+    """Whether a step is there at all: one with `when:` is where that option says so."""
+    if not isinstance(node, MapNode) or "when" not in node.items:
+        return True
+    given = node.plain()["when"]
+    try:
+        wanted = b.scope.option(given, "when")
+    except PydanticCustomError as error:
+        context: dict[str, Any] = dict(error.context or {})
+        place = node.items["when"][1].span
+        b.program.fail(context["code"], context["message"], place, context.get("help"))
+    if not isinstance(wanted, bool):
+        message = f"`when` is {show(wanted)}, not `true` or `false`"
+        b.program.fail("VS103", message, node.items["when"][1].span, "name an option, as `$pool`")
+    return wanted
 
 
 def lower_composite(b: StepBuilder, kind: StepKind, x: Value, args: Any) -> Value:
@@ -84,7 +105,7 @@ def lower_composite(b: StepBuilder, kind: StepKind, x: Value, args: Any) -> Valu
 
 
 def step_parts(b: StepBuilder, node: Node) -> tuple[StepKind, Any, StepBuilder, dict[str, Any]]:
-    """What a step is made of: op, arguments, the builder with its name, weights and place, and its other keys.
+    """What a step is made of: op, arguments, the builder with name and weights, other keys.
 
     A fault in one of them does not keep the others from being checked.
     """

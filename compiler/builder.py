@@ -14,7 +14,6 @@ from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
 from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 
-
 # A reader expects tensors first, then what says how to look at them.
 INPUT_RANK = {
     name: rank
@@ -99,6 +98,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -116,6 +116,34 @@ class GraphBuilder:
         self.inputs.append(value)
         self._known.add(value)
         return value
+
+    def drop_unread_inputs(self, *kept: Value) -> None:
+        """Forget operands that only the model's plan has read."""
+        read = {v for node in self.nodes for _, v in node.inputs} | set(kept)
+        self.inputs = [v for v in self.inputs if v in read]
+
+    def planned_again(self, value: Value, mapping: Mapping[Value, Value], name: str) -> Value:
+        """The value that the plan makes of other inputs in the same way; itself where it depends on none of them.
+
+        Args:
+            mapping: the other inputs, by those that the value was made of.
+            name: what the names of the new values begin with.
+        """
+        if value in mapping:
+            return mapping[value]
+        made = next((n for n in self.nodes if value in n.outputs), None)
+        if made is None or not self.program.ops[made.op].host:
+            return value
+        operands = {role: self.planned_again(v, mapping, name) for role, v in made.inputs}
+        if operands == dict(made.inputs):
+            return value
+        key = (made.op, tuple(operands.items()), made.attrs)
+        if key not in self.ambient:
+            hints = [f"{name}_{hint}" for hint in self.program.ops[made.op].results]
+            self.ambient[key] = self.node(
+                made.op, operands, made.attrs, hints=hints, span=made.span
+            )
+        return self.ambient[key][made.outputs.index(value)]
 
     def root(self) -> "GraphBuilder":
         """The builder of the model's own graph."""
@@ -197,7 +225,21 @@ class GraphBuilder:
                 module.span,
                 "give one of them another name, as in `- linear: 64` with `name: gate` under it",
             )
+        for param in module.params:
+            self._check_known(module, param)
         self.modules.append(module)
+
+    def _check_known(self, module: Module, param: Param) -> None:
+        """A tensor of state has a fixed shape; what varies from run to run cannot be part of it."""
+        names = {name for dim in param.shape for name in dim.symbols()} - self.program.sizes.keys()
+        if names:
+            shape = ", ".join(map(str, param.shape))
+            message = (
+                f"`{module.name}` would have a tensor of the shape [{shape}], but only a run "
+                f"knows {' and '.join(f'`{n}`' for n in sorted(names))}"
+            )
+            mend = "let it read vectors of a fixed width, such as what an `embedding` gives"
+            self.program.fail("VS305", message, module.span, mend)
 
     def child(self, name: str, *, per_layer: bool = False, doc: str = "", span: Span | None = None):
         return GraphBuilder(self.program, name, self, per_layer, doc, span)
@@ -246,9 +288,8 @@ def infer(
         # A rule unpacks the shapes that it is for; others have another number of dimensions.
         shown = ", ".join(f"{role}: {type}" for role, type in types.items())
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
-    optional = frozenset().union(
-        *(t.optional for role, t in types.items() if role not in record.joins)
-    )
+    borne = record.joins | record.bears
+    optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)
@@ -282,6 +323,7 @@ class StepBuilder:
     tap: "Tap | None" = None
     scope: Any = None
     values: dict[str, Value] = field(default_factory=dict)
+    counts: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def program(self) -> ProgramBuilder:
@@ -334,12 +376,12 @@ class StepBuilder:
 
 @dataclass(slots=True)
 class Tap:
-    """The state of an encoder that is its output: after `layer` layers, counted from the end where negative."""
+    """The states of an encoder that are its output: after so many layers, counted from the end where negative."""
 
-    layer: int
+    layers: tuple[int, ...]
     span: Span | None
-    value: Value | None = None
+    values: dict[int, Value] = field(default_factory=dict)
 
-    def depth(self, count: Dim) -> Dim:
-        """How many layers run; -1 is all of `count`."""
-        return Dim.const(self.layer) if self.layer >= 0 else count + (1 + self.layer)
+    def depths(self, count: Dim) -> dict[int, Dim]:
+        """How many layers run for each state; -1 is all of `count`."""
+        return {n: Dim.const(n) if n >= 0 else count + (1 + n) for n in self.layers}

@@ -1,4 +1,4 @@
-"""What must hold of a whole program before it is compiled: its tensors' sizes and their names in a checkpoint."""
+"""What must hold of a whole program before it is compiled: sizes and names of its tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def _indexed(key: str, indices: tuple[int, ...]) -> str:
 
 
 def check_program(program: Program, found: Diagnostics) -> None:
-    """Refuse sizes that no machine holds, and tensors that share a name, before anything is allocated."""
+    """Refuse sizes that no machine holds, and tensors that share a name."""
     refused: set[Span | None] = set()
     for path, _, module in program.walk():
         for param in module.params:

@@ -19,17 +19,19 @@ from vlmspec.compiler.builder import (
     Weights,
 )
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ir.graph import Module, Program, Value
-from vlmspec.compiler.ir.types import StateType, TensorType, resolve
+from vlmspec.compiler.ir.graph import Module, Param, Program, Value
+from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
+from vlmspec.compiler.ops.embed import ParameterAttrs
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
-from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
+from vlmspec.compiler.scope import Scope
+from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
 from vlmspec.dsl.loader import Loaded, load_part, part_names
-from vlmspec.dsl.schema import Architecture, Component, FromConfig, Part
+from vlmspec.dsl.schema import KINDS, Architecture, Component, FromConfig, Parameter, Part
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
@@ -65,6 +67,7 @@ class Lowering:
         self.program.place = self.settings.place
         self.root = GraphBuilder(self.program, "model", doc=spec.document.title)
         self.places: dict[str, Place] = {}
+        self.again: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.builders: dict[str, GraphBuilder] = {}
         self.failed: set[str] = set()
@@ -124,12 +127,42 @@ class Lowering:
             self.diagnostics.error("VS210", message, second, "", mend, secondary=labels)
             return
         ((kind, op),) = kinds
+        if isinstance(op, FromConfig):
+            op = self._chosen_part(name, kind, op, component.config, tree)
+        if op in self.architecture.graph and not self._is_known(op):
+            self._place_again(name, op, component, tree)
+            return
         part = self._find_part(name, kind, op, tree.items[kind][1].span)
         if part is None and op not in STEPS:
             self.settings.opaque.add(name)
         scope = Scope(self.settings, name, component.config, span)
         if part or op in STEPS:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
+
+    def _chosen_part(
+        self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
+    ) -> str:
+        """The part that config.json, the variant or the default names, as an option of the component."""
+        full, span = f"{name}.{kind}", tree.items[kind][1].span
+        self.settings.declare(Setting(full, given, span, prefix, option=True))
+        op = self.settings.option(full)
+        chosen = self.architecture.graph[name].model_copy(update={kind: str(op)})
+        graph = {**self.architecture.graph, name: chosen}
+        self.architecture = self.architecture.model_copy(update={"graph": graph})
+        return str(op)
+
+    def _is_known(self, op: str) -> bool:
+        """Whether a part or a step is called so."""
+        return op in STEPS or op in part_names(self.spec.folder)
+
+    def _place_again(self, name: str, other: str, component: Component, tree: MapNode) -> None:
+        """A component that is another one, applied again: the same module on other inputs."""
+        given = [*component.arguments, *component.model_fields_set - {"from_", *KINDS}]
+        for key in given:
+            mend = f"`{name}` is `{other}` again, which has them"
+            message = f"`{name}` cannot have `{key}` of its own"
+            self.diagnostics.error("VS214", message, tree.key_span(key), help=mend)
+        self.again[name] = other
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
         try:
@@ -257,10 +290,11 @@ class Lowering:
         return {}
 
     def _order(self) -> list[str]:
-        known = {*self.architecture.inputs, *self.architecture.graph}
+        given = {*self.architecture.inputs, *self.architecture.parameters}
+        known = {*given, *self.architecture.graph}
         edges: dict[str, list[str]] = {}
         for name in self.architecture.graph:
-            edges[name] = []
+            edges[name] = [self.again[name]] if name in self.again else []
             for role, operand in self.operands(name).items():
                 if operand in self.architecture.graph:
                     edges[name].append(operand)
@@ -268,7 +302,7 @@ class Lowering:
                     self._unknown_operand(name, role, operand, known)
         used = {o for name in edges for o in self.operands(name).values()}
         used |= set(self.architecture.outputs.values())
-        for name in known - used:
+        for name in known - used - {*self.architecture.parameters}:
             group = "inputs" if name in self.architecture.inputs else "graph"
             code, what = ("VS206", "input") if group == "inputs" else ("VS205", "component")
             span = self.spec.span(group, name, key=True)
@@ -354,20 +388,46 @@ class Lowering:
                 shape = tuple(self._input_dim(name, d) for d in declared.shape)
                 type = TensorType(shape, declared.dtype)
             if kind != "text" and optional_images:
-                type = replace(type, optional=frozenset({name}))
+                type = replace(type, optional=frozenset({self._companion(name, declared)}))
+            if not isinstance(declared, str) and declared.optional:
+                type = replace(type, nullable=True)
             self.values[name] = self.root.input(name, type)
+        for name, parameter in self.architecture.parameters.items():
+            self._declare_parameter(name, parameter)
 
-    def _input_dim(self, name: str, value: int | str) -> Dim:
+    def _companion(self, name: str, declared: Any) -> str:
+        """The input without which this one is not there: itself, or the one that it goes with."""
+        other = None if isinstance(declared, str) else declared.of
+        if other is not None and other not in self.architecture.inputs:
+            mend = near_or_list(other, self.architecture.inputs, "there are")
+            span = self.spec.span("inputs", name, "of")
+            self.diagnostics.error("VS203", f"no input is called `{other}`", span, help=mend)
+        return other or name
+
+    def _declare_parameter(self, name: str, parameter: Parameter) -> None:
+        """A learned tensor in the model's own graph."""
+        span = self.spec.span("parameters", name, key=True)
+        shape = tuple(self._input_dim(name, d, "parameters") for d in parameter.shape)
+        state = Param("", shape, (parameter.weights,))
+        self.root.add_module(Module(name, "parameter", ParameterAttrs(shape), (state,), span))
+        (self.values[name],) = self.root.node(
+            "parameter", {}, module=name, hints=(name,), span=span
+        )
+
+    def _input_dim(self, name: str, value: int | str, group: str = "inputs") -> Dim:
         """A dimension of a declared input: a size of the spec, or a new name for what varies."""
-        if isinstance(value, str) and value.isidentifier() and value not in self.settings.settings:
+        if (
+            group == "inputs"
+            and isinstance(value, str)
+            and value.isidentifier()
+            and value not in self.settings.settings
+        ):
             return Dim.sym(value)
         try:
             return Scope(self.settings, "").size(value)
         except PydanticCustomError as error:
             context: Mapping[str, Any] = error.context or {}
-            self.diagnostics.error(
-                context["code"], context["message"], self.spec.span("inputs", name)
-            )
+            self.diagnostics.error(context["code"], context["message"], self.spec.span(group, name))
             return Dim.const(1)
 
     def _image_type(self, name: str, type: TensorType) -> TensorType:
@@ -391,6 +451,12 @@ class Lowering:
             return Dim.const(1)
 
     def _lower(self, name: str) -> None:
+        if name in self.again:
+            if self.again[name] in self.failed:
+                self.failed.add(name)
+            else:
+                self.values[name] = self._lower_again(name, self.again[name])
+            return
         place = self.places[name]
         with self._collecting(place):
             if any(o in self.failed for o in self.operands(name).values()):
@@ -429,13 +495,15 @@ class Lowering:
         builder.given = {start: x}
         given = {start.name: x}
         step = self._step(place, builder)
+        step.values[first] = start
         for role, value in others:
             inner = builder.input(role, self._operand_type(value))
-            builder.given[inner] = step.values[role] = value
+            builder.given[inner] = value
             given[inner.name] = value
             step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
+        builder.drop_unread_inputs(start, result)
         return call_graph(self.root, builder, given, [result], place.name, place.name)
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
@@ -443,13 +511,36 @@ class Lowering:
         if place.part is not None:
             return
         span = self.spec.span("graph", place.name, "from")
-        if others:
+        reads = STEPS[place.op].reads
+        if others and not reads:
             message = f"`{place.op}` takes one operand, and is given {len(others) + 1}"
             self.program.fail("VS212", message, span, "name one input or component")
+        for role in others:
+            if role not in reads:
+                message = f"`{place.op}` has no operand `{role}`"
+                mend = near_or_list(role, reads, "beside the first it takes")
+                self.program.fail("VS212", message, span, mend)
         if isinstance(x.type, TensorType) and x.type.dtype != "float":
             message = f"`{place.op}` takes vectors, and is given token ids"
             mend = "ids are embedded by a decoder; connect a component that gives vectors"
             self.program.fail("VS217", message, span, mend)
+
+    def _lower_again(self, name: str, other: str) -> Value:
+        """Call another component's module on other inputs; what it has from the plan is planned for them."""
+        builder = self.builders[other]
+        roles, others = self.operands(name), self.operands(other)
+        mapping = {self.values[others[role]]: self.values[roles[role]] for role in others}
+        given = {
+            inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
+        }
+        given |= {
+            inner.name: self.root.planned_again(outer, mapping, name)
+            for outer, inner in builder.captures.items()
+        }
+        callee = self.program.graphs[builder.name]
+        operands = {v.name: given[v.name] for v in callee.inputs}
+        span = self.spec.span("graph", name, key=True)
+        return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
     def _operand_type(self, value: Value):
         """A further operand's type inside the component: what may be absent may be None there."""
@@ -506,24 +597,28 @@ class Lowering:
         if take is None:
             return None
         span = self.spec.span("graph", place.name, "take", "layer")
-        layer = self._option(place, take.layer, "take_layer", span)
+        layer = self._option(place, take.layer, "take_layer", span, many=True)
         if layer is None:
             return None
         span = self._given_at(place, take.layer, "take_layer", span)
-        if isinstance(layer, bool) or not isinstance(layer, int):
+        layers = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
+        if not layers or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
             message = f"`take.layer` is {show(layer)}, not the index of a layer"
-            mend = "write a whole number; -1 is the last layer's output, -2 the one before"
+            mend = (
+                "write a whole number, or a list of them; -1 is the last layer's output, -2 the "
+                "one before"
+            )
             self.program.fail("VS103", message, span, mend)
-        return Tap(layer, span)
+        return Tap(layers, span)
 
     def _given_at(self, place: Place, value: Any, name: str, span: Span) -> Span:
         """Where an option was given: in config.json, a variant, or where it stands."""
         origin = place.scope.origin(value, name)
         return origin.span if origin else span
 
-    def _option(self, place: Place, value: Any, name: str, span: Span) -> Any:
+    def _option(self, place: Place, value: Any, name: str, span: Span, many: bool = False) -> Any:
         try:
-            return place.scope.option(value, name)
+            return place.scope.option(value, name, many)
         except PydanticCustomError as error:
             context: Mapping[str, Any] = error.context or {}
             tree = place.tree.get("take")
@@ -536,20 +631,27 @@ class Lowering:
         self, place: Place, step: StepBuilder, builder: GraphBuilder, x: Value
     ) -> Value:
         if step.tap is not None:
-            if step.tap.value is None:
+            if not step.tap.values:
                 message = f"`{place.op}` has no `layers` in its body, so no layer can be taken"
                 self.program.fail("VS313", message, step.tap.span, "remove `take.layer`")
-            x = step.tap.value
+            x, *others = (step.tap.values[n] for n in step.tap.layers)
+            if others:
+                operands = {f"x{i}": v for i, v in enumerate((x, *others))}
+                (x,) = builder.node("concat_channels", operands, span=step.tap.span)
         take = place.component.take
         if take is not None:
             span = self.spec.span("graph", place.name, "take", "drop")
             drop = self._option(place, take.drop, "take_drop", span)
-            if drop not in ("cls", "none"):
+            counts = {"cls": builder.prefix_tokens, "first": Dim.const(1), "none": Dim.const(0)}
+            if drop not in counts:
                 span = self._given_at(place, take.drop, "take_drop", span)
-                mend = "write `cls` to drop the prepended tokens, `none` to keep them"
+                mend = (
+                    "write `cls` to drop the prepended tokens, `first` to drop the first token "
+                    "whatever it is, `none` to keep them"
+                )
                 self.program.fail("VS104", f"`take.drop` is {show(drop)}", span, mend)
-            if drop == "cls" and builder.prefix_tokens != Dim.const(0):
-                attrs = SliceAttrs(builder.prefix_tokens)
+            if counts[drop] != Dim.const(0):
+                attrs = SliceAttrs(counts[drop])
                 (x,) = builder.node("slice_tokens", {"x": x}, attrs, span=span)
         if "past" in builder.ambient:
             operands = {"x": x, "cache": model_input(builder, "cache")}
@@ -593,15 +695,29 @@ class Lowering:
             if role not in operands:
                 mend = "write `from: {text: input_ids, image: ...}`"
                 self.program.fail("VS211", f"`{place.op}` needs the operand `{role}`", span, mend)
-        for role in operands.keys() - {"text", "image"}:
+        streams = place.component.arguments.get("placeholders")
+        known = {"text", "image"} | {*(streams if isinstance(streams, dict) else ())}
+        for role in operands.keys() - known:
             span = self.spec.span("graph", place.name, "from", role, key=True)
             message = f"`{place.op}` has no operand `{role}`"
             self.program.fail("VS212", message, span, "it takes `text` and `image`")
         ids = operands["text"]
         if ids.type.dtype == "int":
             operands = operands | {"embeds": self._embed(self._reader(place), ids)}
-        step = self._step(place, self.root)
+        step = replace(self._step(place, self.root), counts=self._visual_counts(place))
         return lower_component_step(step, place.op, place.component, operands)
+
+    def _visual_counts(self, place: Place) -> dict[str, Value]:
+        """How many visual tokens each image of a stream has, where a component upstream has planned that."""
+        found = {}
+        for role, name in self.operands(place.name).items():
+            while name in self.architecture.graph:
+                builder = self.builders.get(name)
+                if builder is not None and builder.visual_counts is not None:
+                    found[role] = builder.visual_counts
+                    break
+                name = next(iter(self.operands(name).values()), "")
+        return found
 
     def _reader(self, place: Place) -> Place:
         """The decoder that reads a fusion, and so embeds its text."""

@@ -280,11 +280,15 @@ def token_types(ids):
 
 @reference("LlavaForConditionalGeneration", mirrors="llava-hf/llava-1.5-7b-hf")
 def llava(case: Case):
+    text = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("llama", **text))
+
+
+def _llava(case: Case, vision, text, dropped: int = 0):
+    """The class with this tower and this decoder; `dropped` patches of each image are left out."""
     from transformers import LlavaConfig
 
-    vision = clip_vision(**case.sizes.get("vision", {}))
-    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
-    tokens = (vision.image_size // vision.patch_size) ** 2
+    tokens = (vision.image_size // vision.patch_size) ** 2 - dropped
     cfg = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMG, image_seq_length=tokens
     )
@@ -299,6 +303,29 @@ def llava(case: Case):
         }
 
     return cfg, inputs
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="llava-hf/bakLlava-v1-hf",
+    note="the sliding window is shorter than the prompt",
+)
+def bakllava(case: Case):
+    given = {"rms_norm_eps": 1e-5, "sliding_window": 12, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0})
+    return _llava(case, clip_vision(**case.sizes.get("vision", {})), decoder("mistral", **given))
+
+
+@reference(
+    "LlavaForConditionalGeneration",
+    mirrors="TIGER-Lab/Mantis-8B-siglip-llama3",
+    note="the first patch is dropped as if it were a class token",
+)
+def mantis(case: Case):
+    vision = siglip_vision(**{"num_hidden_layers": 3, **case.sizes.get("vision", {})})
+    given = {"rms_norm_eps": 1e-5, **case.sizes.get("text", {})}
+    given.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 500000.0})
+    return _llava(case, vision, decoder("llama", **given), dropped=1)
 
 
 @reference(
@@ -318,23 +345,29 @@ def llava_multilayer(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([17] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs
 
 
-PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
-ANYRES_SIZES = [(40, 75), (60, 31), (20, 80)]
+ANYRES_GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
+ANYRES_SIZES = [(40, 75), (60, 31), (20, 80), (33, 29)]
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    return [[rows * side, columns * side] for rows, columns in ANYRES_GRIDS]
 
 
 def _anyres(case: Case, cfg, fn):
     import torch
 
-    sizes = ANYRES_SIZES[: case.n]
-    counts = [fn(s, cfg.image_grid_pinpoints, cfg.vision_config.image_size) for s in sizes]
-    pixels = torch.zeros(case.n, max(counts), 3, 28, 28)
+    sizes, side = ANYRES_SIZES[: case.n], cfg.vision_config.image_size
+    counts = [fn(s, cfg.image_grid_pinpoints, side) for s in sizes]
+    pixels = torch.zeros(case.n, max(counts), 3, side, side)
     for i, c in enumerate(counts):
-        pixels[i, :c] = case.normal(c, 3, 28, 28)
+        pixels[i, :c] = case.normal(c, 3, side, side)
     return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
 
 
@@ -343,14 +376,17 @@ def llava_next(case: Case):
     from transformers import LlavaNextConfig
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+    vision = clip_vision(**case.sizes.get("vision", {}))
     cfg = LlavaNextConfig(
-        vision_config=clip_vision(),
-        text_config=decoder("mistral", sliding_window=None),
+        vision_config=vision,
+        text_config=decoder("mistral", sliding_window=None, **case.sizes.get("text", {})),
         image_token_index=IMG,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -365,12 +401,13 @@ def llava_next(case: Case):
 def _onevision(case: Case, **kw):
     from transformers import LlavaOnevisionConfig
 
+    vision = siglip_vision(vision_use_head=False, **case.sizes.get("vision", {}))
     return LlavaOnevisionConfig(
-        vision_config=siglip_vision(vision_use_head=False),
-        text_config=decoder("qwen2"),
+        vision_config=vision,
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_index=IMG,
         video_token_index=VID,
-        image_grid_pinpoints=PINPOINTS,
+        image_grid_pinpoints=_pinpoints(vision.image_size),
         **kw,
     )
 
@@ -386,6 +423,8 @@ def llava_onevision(case: Case):
     cfg = _onevision(case)
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -721,30 +760,34 @@ def smolvlm(case: Case):
 def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
     from transformers import InternVLConfig, InternVLVisionConfig
 
-    vision = InternVLVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=80,
-        image_size=[28, 28],
-        patch_size=[7, 7],
-        norm_type=norm,
-        use_qk_norm=qk,
-        attention_bias=bias,
-    )
+    given = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        **case.sizes.get("vision", {}),
+    }
+    side = given["image_size"]
+    given |= {"image_size": [side] * 2, "patch_size": [given["patch_size"]] * 2}
+    vision = InternVLVisionConfig(**given, norm_type=norm, use_qk_norm=qk, attention_bias=bias)
+    tokens = (side // vision.patch_size[0] // 2) ** 2
     cfg = InternVLConfig(
         vision_config=vision,
-        text_config=decoder(text),
+        text_config=decoder(text, **case.sizes.get("text", {})),
         image_token_id=IMG,
-        image_seq_length=4,
+        image_seq_length=tokens,
         tie_word_embeddings=False,
     )
 
     def inputs(model):
-        tiles = [3, 1, 2][: case.n]  # dynamic tiling: tiles plus thumbnail
+        if not case.n:
+            return case.prompt([])
+        tiles = [3, 1, 2, 1][: case.n]  # dynamic tiling: tiles plus thumbnail
         return {
-            **case.prompt([[START, *[IMG] * (4 * t), END] for t in tiles]),
-            "pixel_values": case.normal(sum(tiles), 3, 28, 28),
+            **case.prompt([[START, *[IMG] * (tokens * t), END] for t in tiles]),
+            "pixel_values": case.normal(sum(tiles), 3, side, side),
         }
 
     return cfg, inputs
@@ -753,6 +796,14 @@ def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
 @reference("InternVLForConditionalGeneration", mirrors="OpenGVLab/InternVL3-1B-hf")
 def internvl(case: Case):
     return _internvl(case, "layer_norm", False, True, "qwen2")
+
+
+@reference(
+    "InternVLForConditionalGeneration",
+    mirrors="OpenGVLab/InternVL2_5-8B (InternLM 2.5 in the layout of llama)",
+)
+def internvl_llama(case: Case):
+    return _internvl(case, "layer_norm", False, True, "llama")
 
 
 @reference(
@@ -775,6 +826,8 @@ def deepseek_vl(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([16] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs
@@ -807,6 +860,8 @@ def deepseek_vl_hybrid(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {
             **case.prompt([16] * case.n),
             "pixel_values": case.normal(case.n, 3, 28, 28),
@@ -816,12 +871,14 @@ def deepseek_vl_hybrid(case: Case):
     return cfg, inputs
 
 
-QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4)]
+QWEN_SIZES = [(1, 4, 6), (1, 8, 4), (1, 2, 4), (1, 6, 10)]
 
 
 def _qwen_inputs(
     case: Case, width: int, merge: int = 2, start: int = START, end: int = END, video=None
 ):
+    if not case.n:
+        return case.prompt([])
     vis, grid = patch_rows(case, QWEN_SIZES[: case.n], width)
     blocks = [[start, *[IMG] * (t * h * w // merge**2), end] for t, h, w in QWEN_SIZES[: case.n]]
     out = {"pixel_values": vis, "image_grid_thw": grid}
@@ -847,6 +904,7 @@ def _qwen2vl(case: Case):
             "num_heads": 4,
             "mlp_ratio": 2,
             "patch_size": 7,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -859,11 +917,13 @@ def _qwen2vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 
@@ -903,6 +963,7 @@ def _qwen25vl(case: Case):
             "window_size": 28,
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
+            **case.sizes.get("vision", {}),
         },
         text_config={
             "vocab_size": VOCAB,
@@ -915,11 +976,13 @@ def _qwen25vl(case: Case):
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PAD,
+            **case.sizes.get("text", {}),
         },
         image_token_id=IMG,
         video_token_id=VID,
         vision_start_token_id=START,
         vision_end_token_id=END,
+        **case.sizes.get("model", {}),
     )
 
 

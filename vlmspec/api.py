@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ def build(
     overrides = make_overrides(loaded, checkpoint or config, variant, set, found)
     program = lower(loaded, overrides, found)
     found.raise_if_errors()
+    loaded = _with_chosen_parts(loaded, program)
     check_program(program, found)
     _check_classes(loaded, program, found)
     found.raise_if_errors()
@@ -117,6 +118,20 @@ def build(
         check_weights(program, Path(checkpoint), found)
         found.raise_if_errors()
     return Built(loaded, program, tuple(found))
+
+
+def _with_chosen_parts(
+    loaded: "Loaded[Architecture]", program: "Program"
+) -> "Loaded[Architecture]":
+    """The spec with the parts that its config.json, or its variant, has chosen."""
+    chosen = {option.name: option.value for option in program.options}
+    graph = {
+        name: component.model_copy(
+            update={k: chosen.get(f"{name}.{k}", op) for k, op in component.kinds}
+        )
+        for name, component in loaded.document.graph.items()
+    }
+    return replace(loaded, document=loaded.document.model_copy(update={"graph": graph}))
 
 
 def _check_classes(loaded, program: "Program", found: Diagnostics) -> None:
@@ -218,7 +233,8 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
             parts[name] = part
             titles[name] = part.document.title
             if part.document.model_type and component.config:
-                model_types[f"{component.config}.model_type"] = part.document.model_type
+                prefix = component.config.partition("|")[0].strip()
+                model_types[f"{prefix}.model_type"] = part.document.model_type
     digest = hashlib.sha256(loaded.source.text.encode())
     for name in sorted(parts):
         digest.update(parts[name].source.text.encode())
@@ -242,7 +258,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
         paper=architecture.paper,
         kinds=kinds,
         titles=titles,
-        inputs=architecture.inputs,
+        inputs=architecture.input_kinds,
         outputs=architecture.outputs,
         reference=architecture.reference,
         model_types=model_types,

@@ -1,4 +1,4 @@
-"""Compares the tensors of a checkpoint with those that a program expects, by name and shape, without torch."""
+"""Compares the tensors of a checkpoint with those that a program expects, without torch."""
 
 import difflib
 from collections.abc import Iterable

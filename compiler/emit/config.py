@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -64,8 +65,7 @@ class ConfigEmitter:
         lines += ['        """']
         for key in self.options:
             accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
-            is_list = isinstance(key.default, tuple)
-            default = None if is_list else _raw_values(key, key.default)[0]
+            default = _raw_values(key, key.default)[0]
             lines += _call(
                 "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
             )
@@ -89,6 +89,8 @@ class ConfigEmitter:
 
     def _field(self, key: ConfigKey) -> str:
         kind = "float" if isinstance(key.value, float) else "int"
+        if isinstance(key.value, tuple):
+            return f"    {_short(key)}: tuple[tuple[int, ...], ...] = {key.value!r}"
         return f"    {_short(key)}: {kind} = {key.value!r}"
 
     def _reads(self, component: str) -> list[str]:
@@ -110,6 +112,9 @@ class ConfigEmitter:
 
     def _read(self, key: ConfigKey) -> list[str]:
         default = key.default
+        if isinstance(key.value, tuple):
+            arguments = ["data", _paths(key), f"cls.{_short(key)}"]
+            return _call("read_table", arguments, f"{_short(key)} = ")
         if isinstance(default, Dim):
             text = default.render(lambda name: name.rpartition(".")[2])
         else:
@@ -171,19 +176,26 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
-    if isinstance(value, tuple):
-        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
-        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
+    if isinstance(value, tuple) and key.map:
+        columns = [_raw_values(key, entry) for entry in value]
+        return [list(row) for row in zip(*columns, strict=False)]
+    value = list(value) if isinstance(value, tuple) else value
     if not key.map:
         return [value]
-    table = {"true": True, "false": False, "none": None}
-    found = [_number(table.get(raw, raw)) for raw, meant in key.map.items() if meant == value]
+    found = [_raw(text) for text, meant in key.map.items() if meant == value]
     return found or [value]
 
 
-def _number(raw: Any) -> Any:
-    """A whole number that stands as a key of `map`, where keys are texts."""
-    return int(raw) if isinstance(raw, str) and raw.isdecimal() else raw
+def _raw(text: str) -> Any:
+    """What a key of a map stands for in config.json: a truth value, null, a number or a text."""
+    table = {"true": True, "false": False, "none": None, "null": None}
+    if text in table:
+        return table[text]
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:
@@ -195,6 +207,9 @@ def _plant(tree: dict[str, Any], path: str, value: str) -> None:
 
 def _dict_lines(tree: dict[str, Any], head: str, indent: int) -> list[str]:
     pad = " " * indent
+    if tree and all(key.isdigit() for key in tree):
+        items = [f"{pad}    {tree[key]}," for key in sorted(tree, key=int)]
+        return [f"{head}[", *items, f"{pad}]"]
     lines = [f"{head}{{"]
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -15,12 +15,19 @@ FILES = (
     "activation/reference.py",
     "norm/reference.py",
     "rope/reference.py",
+    "rope/axes.py",
+    "positions/reference.py",
+    "packed/reference.py",
     "attention/reference.py",
     "recurrence/reference.py",
     "moe/reference.py",
     "splice/reference.py",
+    "spatial/reference.py",
+    "anyres/reference.py",
 )
-STATES = ("KVCache", "RecurrentState")
+STANDARD = ("itertools", "math")
+ABSTRACT = ("Callable", "Iterable", "Iterator")
+STATES = ("Cache", "KVCache", "RecurrentState")
 TORCH_IMPORTS = (
     ("torch", "import torch"),
     ("F", "import torch.nn.functional as F"),
@@ -62,7 +69,7 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The classes of states live in a file of their own, which the library cannot import.
+    # The caches' classes live in a file of their own, which the library cannot import.
     for state in STATES:
         source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))
@@ -86,9 +93,10 @@ def functional_source(names: set[str], header: str) -> str:
     """The file `functional.py` of a package that uses these definitions."""
     definitions = closure(names)
     used = frozenset().union(*(d.mentions for d in definitions))
-    groups = [["import math"] if "math" in used else []]
-    if "Callable" in used:
-        groups[0].append("from collections.abc import Callable")
+    standard = [f"import {name}" for name in STANDARD if name in used]
+    abstract = [name for name in ABSTRACT if name in used]
+    standard += [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
+    groups = [standard]
     torch = [line for name, line in TORCH_IMPORTS if name in used]
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     groups.append([*torch, f"from torch import {', '.join(from_torch)}"] if from_torch else torch)

@@ -13,7 +13,11 @@ from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
 from vlmspec.diagnostics.text import printable
 
-ANNOTATIONS = {"cache": "Cache | None", "host_int": "int"}
+ANNOTATIONS = {
+    "cache": "Cache | None",
+    "host_int": "int",
+    "runs": "tuple[tuple[int, int], ...]",
+}
 
 
 class ModuleEmitter:
@@ -175,6 +179,7 @@ class ModuleEmitter:
         guard: frozenset[str] = frozenset()
         for position, index in enumerate(nodes):
             needed = _needed(graph.nodes[index])
+            scope.indent = 8
             if needed != guard and needed:
                 group = [
                     graph.nodes[i] for i in nodes[position:] if _needed(graph.nodes[i]) == needed
@@ -192,7 +197,7 @@ class ModuleEmitter:
         """Names of the group's results that somebody outside of it may read."""
         inside = {id(n) for n in group}
         found = []
-        for value in (v for n in group for v in n.outputs if v.type.optional):
+        for value in (v for n in group for v in n.outputs if _may_be_absent(v)):
             read = any(id(n) not in inside for n in graph.readers(value))
             if read or value in kept or value in graph.outputs:
                 found.append(value.name)
@@ -210,8 +215,10 @@ class ModuleEmitter:
     def plan_inputs(self) -> list[Value]:
         """The model's inputs that the plan looks at."""
         graph = self.program.graphs[self.program.entry]
-        read = {v for n in graph.nodes if OPS[n.op].host for _, v in n.inputs}
-        return [v for v in graph.inputs if v in read]
+        nodes = [n for n in graph.nodes if OPS[n.op].host]
+        read = {v for n in nodes for _, v in n.inputs}
+        guards = frozenset().union(*map(_needed, nodes))
+        return [v for v in graph.inputs if v in read or v.name in guards]
 
     def emit_plan(self) -> tuple[list[str], list[str]]:
         """The class `Plan`, and the method that makes one; nothing where no op works on the host."""
@@ -223,11 +230,20 @@ class ModuleEmitter:
             '    """What the host works out before the forward; see `plan`."""',
             "",
         ]
-        record += [f"    {v.name}: {_annotation(v)}" for v in fields]
         graph = self.program.graphs[self.program.entry]
+        for value in fields:
+            made = graph.producer(value)
+            absent = made is not None and bool(_needed(made))
+            kind = _annotation(value).removesuffix(" | None")
+            nullable = absent or _annotation(value) != kind
+            record.append(f"    {value.name}: {kind}{' | None' if nullable else ''}")
         arguments = ", ".join(["self", *(self._argument(v, True) for v in self.plan_inputs())])
         scope = self._entry_scope(graph)
-        nodes = [i for i, n in enumerate(graph.nodes) if OPS[n.op].host]
+        for value in fields:
+            scope.last_use[value] = len(graph.nodes)
+        host = [i for i, n in enumerate(graph.nodes) if OPS[n.op].host]
+        guards = list(dict.fromkeys(_needed(graph.nodes[i]) for i in host))
+        nodes = sorted(host, key=lambda i: guards.index(_needed(graph.nodes[i])))
         self._emit_guarded(scope, nodes, set(fields))
         scope.block(f"return Plan({', '.join(f'{v.name}={scope.names[v]}' for v in fields)})")
         head = f"    def plan({arguments}) -> Plan:"
@@ -238,13 +254,19 @@ class ModuleEmitter:
 def _needed(node: Node) -> frozenset[str]:
     """The optional inputs without which a node does not run."""
     bears = OPS[node.op].joins
-    found = [v.type.optional for role, v in node.inputs if role not in bears]
+    borne = OPS[node.op].bears
+    found = [v.type.optional for role, v in node.inputs if role not in bears | borne]
     outputs = [v.type.optional for v in node.outputs]
     if node.op == "call":
         return frozenset().union(*outputs)
     if bears:
         return frozenset().union(*(v.type.optional for _, v in node.inputs))
     return frozenset().union(*found)
+
+
+def _may_be_absent(value: Value) -> bool:
+    """Whether a result under a guard is not there without it; those that join have a fallback."""
+    return not isinstance(value.type, TensorType) or bool(value.type.optional)
 
 
 def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:

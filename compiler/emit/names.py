@@ -6,11 +6,11 @@ from typing import Any
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Program
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 
 # The size whose value is the index of the layer that a class is; its `__init__` takes it.
 LAYER = "layer"
-ACRONYMS = {"mlp": "MLP", "moe": "MoE", "vit": "ViT"}
+ACRONYMS = {"mlp": "MLP", "moe": "MoE", "vit": "ViT", "vl": "VL"}
 
 
 def camel(name: str) -> str:
@@ -47,7 +47,7 @@ def symbols_of(value: Any) -> frozenset[str]:
     """Names of the sizes that an attribute value mentions."""
     if isinstance(value, Dim):
         return value.symbols()
-    if isinstance(value, Scalar):
+    if isinstance(value, (Scalar, Table)):
         return frozenset({value.name}) if value.name else frozenset()
     if isinstance(value, (tuple, list)):
         return frozenset().union(*(symbols_of(v) for v in value))

@@ -20,6 +20,11 @@ from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.diagnostics.text import printable
 
 STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
+INPUT_WORDS = {
+    "image": "images, as the processor gives them",
+    "video": "videos, as the processor gives them",
+    "sizes": "what the processor says of them",
+}
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
 
 
@@ -119,7 +124,7 @@ class PackageEmitter:
         lines += ["from torch import Tensor, nn", ""]
         checkpoint = ["CheckpointMixin", *sorted(self.weights.used), "Entry"]
         lines.append(_import("checkpoint", sorted(checkpoint)))
-        reading = [n for n in ("check_choice", "read_size") if f"{n}(" in text]
+        reading = [n for n in ("check_choice", "read_size", "read_table") if f"{n}(" in text]
         if reading:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
@@ -137,6 +142,9 @@ class PackageEmitter:
         lines = [f"class {self.classes[self.program.entry]}({', '.join(bases)}):"]
         lines += self._entry_docstring(graph)
         lines += ["", "    config_class = Config", "    weight_map = staticmethod(weight_map)"]
+        every = (n.op for g in self.program.graphs.values() for n in g.nodes)
+        if "axis_positions" in every:
+            lines.append("    own_positions = True")
         if self.program.alternates:
             lines += self._alternates()
         lines += self._ignored()
@@ -178,11 +186,7 @@ class PackageEmitter:
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
             **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
-            **{
-                n: "images, as the processor gives them"
-                for n, k in self.about.inputs.items()
-                if k == "image"
-            },
+            **{n: INPUT_WORDS[k] for n, k in self.about.inputs.items() if k in INPUT_WORDS},
         }
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:

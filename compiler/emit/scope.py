@@ -8,7 +8,7 @@ from vlmspec.compiler.emit.layout import WIDTH
 from vlmspec.compiler.emit.names import LAYER, ConfigUse
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
-from vlmspec.compiler.ir.types import Scalar
+from vlmspec.compiler.ir.types import Scalar, Table
 from vlmspec.compiler.ops.registry import Op
 
 MAX_DEPTH = 4
@@ -84,6 +84,13 @@ class Scope:
         self.uses_config = True
         return self.configs.reach(self.graph.name, scalar.name, self.root)
 
+    def table(self, table: Table) -> str:
+        """Rows of numbers, in the names of the config."""
+        if table.name is None:
+            return repr(table.value)
+        self.uses_config = True
+        return self.configs.reach(self.graph.name, table.name, self.root)
+
     def atom(self, text: str) -> Expr:
         return atom(text)
 
@@ -107,8 +114,9 @@ class Scope:
         """The slice of a repeated module that runs, as source text; empty for all of it."""
         count = self.graph.module(node.module or "").attrs.count
         start, stop = node.attrs.start, node.attrs.stop
-        first = "" if start == Dim.const(0) else self.dim(start)
-        short = (count - stop).as_int()
+        left, short = ((count - end).as_int() for end in (start, stop))
+        first = f"-{left}" if left else self.dim(start)
+        first = "" if start == Dim.const(0) else first
         if short == 0:
             last = ""
         else:
@@ -189,6 +197,9 @@ class Scope:
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        if _is_attribute(expr.flat()) and len(node.outputs) == 1:
+            self.names[node.output] = expr.flat()
+            return
         names = [self._variable(v, index) for v in node.outputs]
         if names == [expr.flat()]:
             return
@@ -230,6 +241,12 @@ class Scope:
             head = f"{' ' * self.indent}{name} = "
             if last[0].startswith(head) and name.isidentifier():
                 self.lines[-2:] = [f"{' ' * self.indent}return {last[0].removeprefix(head)}"]
+
+
+def _is_attribute(text: str) -> bool:
+    """Whether an expression only names a part of the module, as `self.newline`."""
+    first, *rest = text.split(".")
+    return first == "self" and bool(rest) and all(part.isidentifier() for part in rest)
 
 
 def _base(name: str) -> str:

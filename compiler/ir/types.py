@@ -39,7 +39,8 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class StateType:
-    """Something that is not a tensor: a decoding `cache`, one layer's `kv` state, or a host-side `int`."""
+    """Something that is not a tensor: a decoding `cache`, one layer's `kv` state, a host-side `int`, or `runs` of
+    equal segments in a packed sequence."""
 
     kind: str
 
@@ -51,7 +52,7 @@ class StateType:
         return frozenset()
 
 
-STATE_KINDS = ("cache", "kv", "host_int")
+STATE_KINDS = ("cache", "kv", "host_int", "runs")
 Type = TensorType | StateType
 
 
@@ -64,6 +65,14 @@ class Scalar:
 
     def __str__(self) -> str:
         return self.name or repr(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of whole numbers: a named setting of the program (`pinpoints`) or a literal."""
+
+    value: tuple[tuple[int, ...], ...]
+    name: str | None = None
 
 
 def same_dim(a: Dim, b: Dim, sizes: Mapping[str, int | float]) -> bool:

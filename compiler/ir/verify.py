@@ -174,7 +174,8 @@ def types_match(program: Program, graph: Graph) -> str | None:
             return f"{node.op} lacks the operand {error}"
         except (ValueError, IndexError):
             return f"{node.op} has operands of another number of dimensions"
-        if problem := _results_differ(program, node, found, OPS[node.op].joins):
+        borne = OPS[node.op].joins | OPS[node.op].bears
+        if problem := _results_differ(program, node, found, borne):
             return problem
     return None
 

@@ -7,7 +7,8 @@ from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
-from vlmspec.compiler.ops.linear import add_linear
+from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
+from vlmspec.compiler.ops.norm import add_norm
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
@@ -77,6 +78,22 @@ PAST = Op(
     results=("past",),
     inline=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAttrs:
+    """How many keys a query sees, itself included; all before it if not given."""
+
+    window: Dim | None = None
+
+
+def _emit_causal_mask(node, scope):
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    window = node.attrs.window
+    options = {} if window is None else {"window": scope.dim(window)}
+    return call(scope.helper("causal_mask"), *operands, **options)
+
+
 CAUSAL_MASK = Op(
     "causal_mask",
     "Which keys each query may see, or None where plain causality says it all.",
@@ -87,12 +104,8 @@ CAUSAL_MASK = Op(
             nullable=True,
         ),
     ),
-    emit=lambda node, scope: call(
-        scope.helper("causal_mask"),
-        scope.use(node["x"]),
-        scope.use(node["attention_mask"]),
-        scope.use(node["past"]),
-    ),
+    emit=_emit_causal_mask,
+    attrs=MaskAttrs,
     results=("mask",),
     inline=False,
 )
@@ -125,18 +138,26 @@ class RopeAttrs:
     low_freq_factor: Scalar | None = None
     high_freq_factor: Scalar | None = None
     original_max_position: Dim | None = None
+    sections: tuple[Dim, ...] = ()
 
 
 ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+    "axial": (),
+    "axial_alternate": (),
 }
 
 
 def _infer_rope_table(ops: Operands):
-    positions = ops.tensor("positions")
-    table = TensorType((*positions.shape, Dim.const(1), ops.attrs.head_dim))
+    positions, sections = ops.tensor("positions"), ops.attrs.sections
+    if sections:
+        ops.require_same(positions.width, Dim.const(len(sections)), "axes and sections differ")
+        half = sum(sections, Dim.const(0))
+        ops.require_same(ops.attrs.head_dim, half * 2, "a head and twice the sections differ")
+    places = positions.shape[:-1] if sections else positions.shape
+    table = TensorType((*places, Dim.const(1), ops.attrs.head_dim))
     return table, table
 
 
@@ -152,6 +173,10 @@ def _emit_rope_table(node, scope):
     device = f"{positions.flat()}.device"
     frequencies = call(scope.helper(function), scope.dim(attrs.head_dim), *given, device)
     scope.line("frequencies", frequencies)
+    if attrs.sections:
+        sections = f"({', '.join(scope.dim(d) for d in attrs.sections)})"
+        helper = scope.helper("rope_table_axes")
+        return call(helper, positions, "frequencies", sections, f"{x}.dtype")
     return call(scope.helper("rope_table"), positions, "frequencies", f"{x}.dtype")
 
 
@@ -246,6 +271,9 @@ def _emit_attention(node, scope):
     scale = [scope.scalar(attrs.scale)] if attrs.scale else []
     roles = ["q", "k", "v"]
     rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal and node.get("mask") is not None:
+        roles.append("mask")
+        return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
@@ -273,10 +301,15 @@ ATTENTION = Op(
 
 
 class RopeArgs(Args):
-    """Arguments of `rope`."""
+    """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
+
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type.
+    """
 
     theta: Number = Scalar(10000.0)
-    type: Literal["default", "linear", "llama3"] = "default"
+    type: Literal["default", "linear", "llama3", "axial", "axial_alternate"] = "default"
+    positions: str | None = None
+    sections: tuple[Size, ...] = ()
     factor: Number | None = None
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
@@ -285,16 +318,25 @@ class RopeArgs(Args):
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`."""
+    """Arguments of `attention`.
+
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
+    are normalised: nothing, each head, or the full width.
+    """
 
     num_heads: Size
     num_kv_heads: Size | None = None
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
-    mask: Literal["none", "causal"] = "none"
+    fused: bool = False
+    qk_norm: Literal["none", "head", "width"] = "none"
+    qk_eps: Number = Scalar(1e-6)
+    mask: str = "none"
+    window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    segments: str | None = None
 
 
 def _check_divides(b, width: Dim, heads: Dim) -> None:
@@ -313,18 +355,35 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
+def _normed_heads(b, h, role: str, attrs: HeadsAttrs, args: AttentionArgs):
+    """Queries, keys or values as heads, normalised before or after the split."""
+    over = "none" if role == "v" else args.qk_norm
+    if over == "width":
+        h = add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm")
+    h = b.node("split_heads", {"x": h}, attrs, hints=(role,))
+    return add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm") if over == "head" else h
+
+
 def _lower_attention(b, x, args: AttentionArgs):
     width = x.type.width
     if args.head_dim is None:
         _check_divides(b, width, args.num_heads)
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
+    counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
+    whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
+    sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
+    if args.fused:
+        total = sum(sizes.values(), Dim.const(0))
+        qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
+        pieces = b.node("split", {"x": qkv}, SplitAttrs(tuple(sizes.values())), hints=(*"qkv",))
+    else:
+        pieces = [
+            add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
+        ]
     heads = {}
-    for role, count in (("q", args.num_heads), ("k", kv_heads), ("v", kv_heads)):
-        whole = args.head_dim is None and count == args.num_heads
-        out = width if whole else count * head_dim
-        h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
-        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+    for (role, count), h in zip(counts.items(), pieces, strict=True):
+        heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
     if args.rope:
         partial = args.rope.rotary_dim
         cos, sin = rope_tables(b, x, head_dim if partial is None else partial, args.rope)
@@ -333,8 +392,13 @@ def _lower_attention(b, x, args: AttentionArgs):
             op = "rope" if partial is None else "partial_rope"
             heads[role] = b.node(op, operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x) if causal else {})
-    h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
+    operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    if args.mask not in ("none", "causal"):
+        operands["mask"] = b.value(args.mask)
+    if args.segments is not None:
+        h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
+    else:
+        h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
     bias = args.bias if args.out_bias is None else args.out_bias
     inner = width if args.head_dim is None else None
@@ -346,7 +410,15 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"},
+    roles={
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "o_proj",
+        "qkv": "qkv_proj",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+    },
     composite=True,
 )
 
@@ -372,17 +444,18 @@ def model_input(component, name: str):
     return root.ambient[name]
 
 
-def causal_operands(b, x):
-    """The mask and the cache of a causal attention; the mask is built once per component."""
-    component = b.component
-    if "mask" not in component.ambient:
+def causal_operands(b, x, window: int | None = None):
+    """The mask and the cache of a causal attention; each mask is built once per component."""
+    component, key = b.component, ("mask", window)
+    if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
             "past": cached_tokens(component),
         }
-        (component.ambient["mask"],) = component.node("causal_mask", operands)
-    return {"mask": component.ambient["mask"], "cache": model_input(component, "cache")}
+        attrs = MaskAttrs(None if window is None else Dim.const(window))
+        (component.ambient[key],) = component.node("causal_mask", operands, attrs)
+    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
 
 
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
@@ -392,17 +465,20 @@ def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
         b.fail("VS102", f"rope type `{args.type}` needs {', '.join(f'`{m}`' for m in missing)}")
     given = {"type": args.type, "theta": args.theta}
     given |= {name: getattr(args, name) for name in ROPE_FIELDS[args.type]}
-    attrs = RopeAttrs(head_dim, **given)
-    key = ("rope", *(getattr(attrs, f.name) for f in fields(attrs)))
+    head_dim = b.program.named(head_dim)
+    halves = (head_dim // 4, head_dim // 4) if args.type.startswith("axial") else ()
+    attrs = RopeAttrs(head_dim, sections=args.sections or halves, **given)
+    named = None if args.positions is None else b.value(args.positions)
+    key = ("rope", named, *(getattr(attrs, f.name) for f in fields(attrs)))
     component = b.component
     if key not in component.ambient:
-        if "positions" not in component.ambient:
+        if named is None and "positions" not in component.ambient:
             operands = {
                 "x": component.stream,
                 "position_ids": model_input(component, "position_ids"),
                 "past": cached_tokens(component),
             }
             (component.ambient["positions"],) = component.node("token_positions", operands)
-        operands = {"x": component.stream, "positions": component.ambient["positions"]}
+        operands = {"x": component.stream, "positions": named or component.ambient["positions"]}
         component.ambient[key] = component.node("rope_table", operands, attrs)
     return component.ambient[key]

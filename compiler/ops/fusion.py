@@ -10,9 +10,10 @@ from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 @dataclass(frozen=True, slots=True)
 class SpliceAttrs:
-    """The id of the token that stands for one visual token."""
+    """The id of the token that stands for one visual token, and the component that gives those."""
 
     placeholder: Dim
+    source: str = "visual"
 
 
 def _infer_splice(ops: Operands):
@@ -26,9 +27,9 @@ def _infer_splice(ops: Operands):
 def _emit_splice(node, scope):
     ids = scope.use(node["ids"]).flat()
     placeholders = atom(f"{ids} == {scope.dim(node.attrs.placeholder)}")
-    return call(
-        scope.helper("splice"), scope.use(node["x"]), scope.use(node["visual"]), placeholders
-    )
+    operands = [scope.use(node["x"]), scope.use(node["visual"]), placeholders]
+    operands += [scope.use(node["counts"])] if node.get("counts") is not None else []
+    return call(scope.helper("splice"), *operands, source=f'"{node.attrs.source}"')
 
 
 SPLICE = Op(
@@ -38,22 +39,30 @@ SPLICE = Op(
     emit=_emit_splice,
     attrs=SpliceAttrs,
     results=("x",),
-    joins=frozenset({"visual"}),
+    joins=frozenset({"visual", "counts"}),
     inline=False,
 )
 
 
 class SpliceArgs(Args):
-    """Arguments of `splice`."""
+    """Arguments of `splice`: the placeholder of the images, and of each other stream by its role."""
 
     placeholder: Size
+    placeholders: dict[str, Size] = {}
 
 
 def _lower_splice(b, operands, args: SpliceArgs):
-    embeds, ids, visual = operands["embeds"], operands["text"], operands["image"]
-    return b.node(
-        "splice", {"x": embeds, "visual": visual, "ids": ids}, SpliceAttrs(args.placeholder)
-    )
+    x, ids = operands["embeds"], operands["text"]
+    placeholders = {"image": args.placeholder, **args.placeholders}
+    for role in operands:
+        if role in ("embeds", "text"):
+            continue
+        if role not in placeholders:
+            b.fail("VS102", f"`placeholders` has no entry for the stream `{role}`")
+        visual, counts = operands[role], b.counts.get(role)
+        given = {"x": x, "visual": visual, "ids": ids, "counts": counts}
+        x = b.node("splice", given, SpliceAttrs(placeholders[role], visual.name))
+    return x
 
 
 SPLICE_STEP = StepKind(

@@ -93,6 +93,7 @@ class Op:
         emit: the Python expression; a Call, Atom or Binary.
         flops: multiply-adds counted twice, from the same operands.
         joins: operands whose absence the op bears (their optionality ends here); the first role is the fallback.
+        bears: operands that may be None when the op runs; it knows what to do then.
         effect: kept even though nothing reads its result.
         host: work on the model's inputs that is done before the traced forward, in the emitted `plan`.
         stored: last parts of the names of tensors that some checkpoints hold although the op computes them.
@@ -108,6 +109,7 @@ class Op:
     module_kind: str | None = None
     results: tuple[str, ...] = ("h",)
     joins: frozenset[str] = frozenset()
+    bears: frozenset[str] = frozenset()
     effect: bool = False
     host: bool = False
     inline: bool = True
@@ -137,7 +139,9 @@ class StepKind:
         shorthand: the argument that a bare value sets (`layer_norm: 1e-5`).
         roles: default names of its weights, by role, in order.
         component: the kinds of component that this step may be alone.
+        reads: roles of the operands that it may have beside the first, where it is a component.
         flow: whether it takes its component's operands by role instead of the running value.
+        aside: whether its result is a named value beside the running one, which goes on unchanged.
     """
 
     name: str
@@ -150,6 +154,8 @@ class StepKind:
     module: str = ""
     composite: bool = False
     flow: bool = False
+    reads: tuple[str, ...] = ()
+    aside: bool = False
 
 
 def same_as(role: str) -> Infer:

@@ -115,6 +115,31 @@ RESIDUAL_STEP = StepKind(
 )
 
 
+class BlockArgs(Args):
+    """Arguments of `block`: the steps inside, and what they are."""
+
+    body: tuple[Any, ...]
+    title: str = "Steps that belong together."
+
+
+def _lower_block(b, x, args: BlockArgs):
+    path = f"{b.component.name}.{b.name}"
+    child = b.graph.child(path, doc=args.title, span=b.span)
+    start = child.input("x", x.type)
+    result = b.lower_body(b.inside(child, b.weights.prefix), start)
+    return call_graph(b.graph, child, {"x": x}, [result], b.name)
+
+
+BLOCK_STEP = StepKind(
+    "block",
+    "The steps inside are a module of their own.",
+    BlockArgs,
+    _lower_block,
+    shorthand="body",
+    roles={"block": ""},
+)
+
+
 class LayersArgs(Args):
     """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
 
@@ -150,15 +175,25 @@ def _lower_layers(b, x, args: LayersArgs):
     zero = Dim.const(0)
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
-    stop = b.tap.depth(args.count)
-    total = args.count.value(b.program.sizes)
-    if not 0 <= stop.value(b.program.sizes) <= total:
-        message = f"layer {b.tap.layer} is asked for, but there are {total} layers"
-        mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
-        b.program.fail("VS313", message, b.tap.span, mend, (args.count,))
-    x = b.node("repeat", operands, SpanAttrs(zero, stop), module=b.name)
-    b.tap.value = x
-    return b.node("repeat", operands | {"x": x}, SpanAttrs(stop, args.count), module=b.name)
+    start = zero
+    for layer, stop in _taps(b, args.count):
+        if stop != start:
+            x = b.node("repeat", operands | {"x": x}, SpanAttrs(start, stop), module=b.name)
+        b.tap.values[layer] = x
+        start = stop
+    return b.node("repeat", operands | {"x": x}, SpanAttrs(start, args.count), module=b.name)
+
+
+def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
+    """The layers after which the state is taken, the first ones first, and how many have run there."""
+    sizes, depths = b.program.sizes, b.tap.depths(count)
+    total = count.value(sizes)
+    for layer, depth in depths.items():
+        if not 0 <= depth.value(sizes) <= total:
+            message = f"layer {layer} is asked for, but there are {total} layers"
+            mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
+            b.program.fail("VS313", message, b.tap.span, mend, (count,))
+    return sorted(depths.items(), key=lambda item: item[1].value(sizes))
 
 
 def _check_repeatable(b, start, result) -> None:
@@ -189,7 +224,18 @@ def _layer_kinds(b, args: LayersArgs):
     places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
     if not places and not words:
         b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
+    if words:
+        total = args.count.value(b.program.sizes)
+        layers = tuple(words[i % len(words)] for i in range(total))
+        b.scope.settings.spell_out(args.pattern, layers)
+        words = _cycle(words)
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
+
+
+def _cycle(words: list[str]) -> list[str]:
+    """The shortest beginning that the rest repeats."""
+    lengths = range(1, len(words) + 1)
+    return next(words[:n] for n in lengths if all(a == b for a, b in zip(words, words[n:], strict=False)))
 
 
 def _repeated(entry: str) -> list[str]:
@@ -251,6 +297,26 @@ DROP_TOKENS_STEP = StepKind(
     SliceArgs,
     lambda b, x, args: b.node("slice_tokens", {"x": x}, SliceAttrs(args.count)),
     shorthand="count",
+)
+
+
+def _infer_concat(ops: Operands):
+    tensors = [ops.tensor(role) for role in ops.types]
+    for other in tensors[1:]:
+        for a, b in zip(tensors[0].shape[:-1], other.shape[:-1], strict=True):
+            ops.require_same(a, b, "what is put side by side differs")
+    return (tensors[0].with_width(sum((t.width for t in tensors), Dim.const(0))),)
+
+
+CONCAT_CHANNELS = Op(
+    "concat_channels",
+    "Tensors side by side along the channels.",
+    infer=_infer_concat,
+    emit=lambda node, scope: call(
+        "torch.cat", f"[{', '.join(scope.name(v) for _, v in node.inputs)}]", dim="-1"
+    ),
+    results=("x",),
+    inline=False,
 )
 
 

@@ -22,7 +22,9 @@ def token_positions(x: Tensor, position_ids: Tensor | None, past: int) -> Tensor
     return torch.arange(past, past + x.shape[1], device=x.device)[None]
 
 
-def causal_mask(x: Tensor, attention_mask: Tensor | None, past: int) -> Tensor | None:
+def causal_mask(
+    x: Tensor, attention_mask: Tensor | None, past: int, window: int | None = None
+) -> Tensor | None:
     """Which keys each query may see, [B or 1, 1, T, S], or None where plain causality says it all.
 
     Padding queries see themselves, so that no row of the softmax is empty.
@@ -31,13 +33,17 @@ def causal_mask(x: Tensor, attention_mask: Tensor | None, past: int) -> Tensor |
         x: embeddings of the new tokens [B, T, D].
         attention_mask: 1 for tokens, 0 for padding, cached ones included [B, S]; None if all are 1.
         past: number of cached tokens.
+        window: how many keys a query sees, itself included; all before it if not given.
     """
     length = x.shape[1]
-    if attention_mask is None and (past == 0 or length == 1):
+    fits = window is None or past + length <= window
+    if attention_mask is None and fits and (past == 0 or length == 1):
         return None
     keys = torch.arange(past + length, device=x.device)
     queries = keys[past:, None]
     mask = (keys <= queries)[None, None]
+    if window is not None and not fits:
+        mask = mask & (keys > queries - window)
     if attention_mask is not None:
         mask = mask & attention_mask[:, None, None, :].bool() | (keys == queries)
     return mask
@@ -48,14 +54,36 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
 
     Args:
         q: queries [B, T, H, E].
-        k, v: keys and values [B, S, H, E].
+        k, v: keys and values [B, S, G, E]; query head h reads head h // (H / G).
         scale: factor on the scores; E ** -0.5 if not given.
 
     Returns:
         Mixed values [B, T, H, E].
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    h = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    return h.transpose(1, 2)
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """Attend every query to the keys that a mask lets it see.
+
+    Args:
+        q: queries [B, T, H, E].
+        k, v: keys and values [B, S, G, E]; query head h reads head h // (H / G).
+        mask: which keys each query may see, broadcast to [B, H, T, S]; None for all.
+        scale: factor on the scores; E ** -0.5 if not given.
+
+    Returns:
+        Mixed values [B, T, H, E].
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return h.transpose(1, 2)
 
 
 def causal_attention(

@@ -53,12 +53,13 @@ def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tu
         dtype: dtype of the result.
 
     Returns:
-        Two tables [B, T, 1, E], each half of E alike; they broadcast over the heads.
+        Two tables [B, T, 1, E] that broadcast over the heads: cosines, the same for both halves of
+        E, and sines, negative for the first half.
     """
     exact = torch.promote_types(dtype, torch.float32)
     angles = positions[..., None, None].to(exact) * frequencies.to(exact)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def apply_partial_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -69,6 +70,5 @@ def apply_partial_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head against each other [B, T, H, E]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    """Rotate the two halves of each head against each other [B, T, H, E]; see `rope_table`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,4 +1,4 @@
-"""Specs that nobody would write: whatever they hold, they compile to harmless code or are refused with a place.
+"""Specs that nobody would write compile to harmless code, or are refused with a place.
 
 `VLMSPEC_FUZZ=20000 pytest tests/dsl/test_fuzz.py` runs more examples than the default of 600.
 """

@@ -153,6 +153,7 @@ SAMPLES = [
     ),
     Sample("rope", {"x": "float[batch, tokens, 4, 6]"} | TABLES),
     Sample("attention", HEADS, "{head_dim=6}"),
+    Sample("attention", GROUPS, "{head_dim=6}"),
     Sample("attention", HEADS, "{head_dim=6, scale=0.25}"),
     Sample(
         "attention",

@@ -1,4 +1,4 @@
-"""Every step of the language: a minimal body compiles and runs, and faults of arguments have a place."""
+"""Every step: a minimal body compiles and runs, and faults of its arguments have their place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class Use:
 
     Attributes:
         step: its YAML, as an element of a list.
-        where: `decoder` (after an embedding of width 8), `encoder` (of images [2, 8, 8]) or `fusion`.
+        where: `decoder` (after an embedding of width 8), `encoder` (of images), `fusion`, …
         faults: replacements that make an argument wrong: what, by what, the code, the text shown.
     """
 
@@ -40,7 +40,7 @@ USES = {
         (
             ("width: 8", "width: [8]", "VS103", "[8]"),
             ("}", ", bias: maybe}", "VS103", "maybe"),
-            ("patch_size: 4", "patch_size: 4 // 0", "VS301", "0"),
+            ("patch_size: 4", "patch_size: 4 // 0", "VS315", ""),
         ),
     ),
     "prepend_token": Use("prepend_token"),

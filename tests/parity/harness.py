@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import inspect
 import json
 import os
 from dataclasses import dataclass, field
@@ -31,12 +32,14 @@ class Tiny:
         reference: name of its builder in `references`.
         folder: config.json and model.safetensors.
         inputs: what the public processor would give.
+        set: sizes and options that the spec is compiled with.
     """
 
     spec: str
     reference: str
     folder: Path
     inputs: dict[str, torch.Tensor] = field(repr=False)
+    set: tuple[str, ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:
@@ -61,16 +64,17 @@ def tiny_checkpoint(
 
 
 @functools.cache
-def compiled(spec: str, folder: Path):
+def compiled(spec: str, folder: Path, set: tuple[str, ...] = ()):
     """Compile a spec for a checkpoint, once for each process."""
-    output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / spec
+    name = "-".join((spec, *set))
+    output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / name
     output.parent.mkdir(parents=True, exist_ok=True)
-    return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32")
+    return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32", set=set)
 
 
 def emitted(tiny: Tiny, dtype: torch.dtype = torch.float32):
     """Load the emitted model of a checkpoint, in eval mode."""
-    package = compiled(tiny.spec, tiny.folder).load()
+    package = compiled(tiny.spec, tiny.folder, tiny.set).load()
     return package.Model.from_pretrained(tiny.folder, dtype=dtype).eval()
 
 
@@ -91,9 +95,17 @@ def precision(dtype: torch.dtype):
     return references.float64_math() if double else contextlib.nullcontext()
 
 
+def planned(model, inputs: dict) -> dict:
+    """The inputs, and the plan that a model makes of their values, so that the rest can be traced."""
+    if not hasattr(model, "plan"):
+        return dict(inputs)
+    names = inspect.signature(model.plan).parameters
+    return {**inputs, "plan": model.plan(**{n: inputs[n] for n in names if n in inputs})}
+
+
 def stage_paths(tiny: Tiny) -> dict[str, str]:
     """Stage name to module path in the reference, as the spec declares them."""
-    return dict(compiled(tiny.spec, tiny.folder).spec.reference)
+    return dict(compiled(tiny.spec, tiny.folder, tiny.set).spec.reference)
 
 
 def stage_errors(tiny: Tiny, model, dtype: torch.dtype) -> dict[str, float | None]:

@@ -32,6 +32,7 @@ class Architecture:
         kinds: the batches that the model takes; see `references.Case`.
         sizes: sizes other than the builder's own, by name.
         parameters: exact count of each variant at full size.
+        choices: what a package compiled without a checkpoint has to be told, as `name=value`.
     """
 
     spec: str
@@ -39,6 +40,7 @@ class Architecture:
     kinds: tuple[str, ...] = ("plain", "padded", "right", "mixed", "text")
     sizes: dict[str, dict] = field(default_factory=dict)
     parameters: dict[str | None, int] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
 
 
 def tower(width: int, inner: int, layers: int, heads: int, image: int, patch: int) -> dict:
@@ -88,10 +90,10 @@ ARCHITECTURES = (
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
 
-def batches() -> list:
+def batches(architectures=ARCHITECTURES) -> list:
     """Every kind of batch with the builder's own sizes, every size with one kind, two seeds."""
     rows = []
-    for a in ARCHITECTURES:
+    for a in architectures:
         rows += [(a, kind, 0, None) for kind in a.kinds]
         kinds = itertools.cycle(["padded", "mixed", "plain"])
         rows += [(a, next(kinds), 1, size) for size in a.sizes]
@@ -230,7 +232,8 @@ def test_save_load_save_is_identical(shared_folder, tmp_path, architecture, dtyp
 
 @EACH
 def test_package_compiled_without_sizes_loads_any_checkpoint(shared_folder, tmp_path, architecture):
-    package = harness.vlmspec.compile(architecture.spec, output=tmp_path / "package").load()
+    options = {"output": tmp_path / "package", "set": architecture.choices}
+    package = harness.vlmspec.compile(architecture.spec, **options).load()
     for size in (None, *architecture.sizes):
         tiny = make(shared_folder, architecture, "padded", 1 if size else 0, size)
         with torch.no_grad():
@@ -295,7 +298,8 @@ def test_padding_does_not_matter(shared_folder, architecture):
     tiny = make(shared_folder, architecture, "padded")
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
     keep = tiny.mask[1].bool()
-    alone = {"input_ids": given["input_ids"][1:, keep], "pixel_values": given["pixel_values"][2:]}
+    alone = {k: v[2:] for k, v in given.items() if k not in ("input_ids", "attention_mask")}
+    alone["input_ids"] = given["input_ids"][1:, keep]
     with torch.no_grad():
         got, want = model(**alone).logits[0], model(**given).logits[1][keep]
     assert harness.compare(got, want) <= 1e-12
@@ -340,16 +344,17 @@ def test_compiles_in_one_graph(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(tiny)
     whole = torch.compile(model, fullgraph=True, backend="eager")
+    given = harness.planned(model, tiny.inputs)
     with torch.no_grad():
-        assert harness.compare(whole(**tiny.inputs).logits, model(**tiny.inputs).logits) <= 1e-6
-    whole(**tiny.inputs).logits.sum().backward()
+        assert harness.compare(whole(**given).logits, model(**tiny.inputs).logits) <= 1e-6
+    whole(**given).logits.sum().backward()
 
 
 @EACH
 def test_exports(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(tiny)
-    given = dict(tiny.inputs)
+    given = harness.planned(model, tiny.inputs)
     ids = given.pop("input_ids")
     program = torch.export.export(Logits(model), (ids,), given)
     with torch.no_grad():
@@ -368,10 +373,10 @@ class Logits(torch.nn.Module):
         return self.model(input_ids, **inputs).logits
 
 
-def full_size_counts() -> list:
+def full_size_counts(architectures=ARCHITECTURES) -> list:
     return [
         pytest.param(a.spec, variant, count, id=f"{a.spec}-{variant or 'default'}")
-        for a in ARCHITECTURES
+        for a in architectures
         for variant, count in a.parameters.items()
     ]
 

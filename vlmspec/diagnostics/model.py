@@ -16,6 +16,9 @@ Severity = Literal["error", "warning"]
 _LINE_BREAK = re.compile(r"\r\n|\n|\r")
 # difflib is quadratic in the length of the words; no name of the language is longer than this.
 _LONGEST_NAME = 64
+_LONGEST_QUOTE = 120
+_LONGEST_MESSAGE = 1000
+_QUOTE = re.compile(rf"`([^`]{{{_LONGEST_QUOTE - 3}}})[^`]+`")
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,9 @@ class Diagnostics:
             severity: set by `warning`.
         """
         primary = Label(span, label) if span else None
-        found = Diagnostic(code, message, primary, tuple(secondary), tuple(notes), help, severity)
-        self.add(found)
+        message, mend = _clipped(message), _clipped(help) if help else help
+        lines = tuple(map(_clipped, notes))
+        self.add(Diagnostic(code, message, primary, tuple(secondary), lines, mend, severity))
 
     def warning(
         self,
@@ -221,6 +225,14 @@ class Diagnostics:
         """Raise a `SpecError` with everything found, warnings included, if there is an error."""
         if self.has_errors:
             raise SpecError(self)
+
+
+def _clipped(text: str) -> str:
+    """Shorten what a message quotes: a value may have any length."""
+    if len(text) <= _LONGEST_QUOTE:
+        return text
+    text = _QUOTE.sub(lambda match: f"`{match[1]}...`", text)
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 3]}..."
 
 
 def suggest(word: str, candidates: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Names that the emitted code has already, so that no document may give them to something of its own."""
+"""Names that the emitted code has already, so that no document may use them."""
 
 import builtins
 import keyword
@@ -29,7 +29,7 @@ MODULES = _PYTHON | _MODULE | _EMITTED | _GENERATION | {"x"}
 """Names that a step cannot have: it becomes an attribute of an emitted class."""
 
 COMPONENTS = MODULES | {"batch", "images", "model", "tokens"}
-"""Names that a component cannot have: it is an attribute, a variable, and the start of sizes' names."""
+"""Names that a component cannot have: an attribute, a variable, the start of sizes' names."""
 
 INPUTS = _PYTHON | _GENERATION | frozenset(dir(builtins)) | _EMITTED | {"x"}
 """Names that an input cannot have: it becomes an argument of the model's `forward`."""

@@ -1,6 +1,7 @@
 """The documents of the language: an architecture, and a part.
 
-Bodies (lists of steps) and a component's arguments are checked later, against the op that they name.
+Bodies (lists of steps) and a component's arguments are checked later, against the op that they
+name.
 """
 
 import re
@@ -95,9 +96,9 @@ ConfigPrefix = Annotated[
     str,
     StringConstraints(max_length=200),
     _matching(
-        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?",
+        r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`",
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
@@ -120,6 +121,7 @@ WeightPrefixes = Annotated[
     ),
 ]
 Value = int | float | str | bool | None
+Values = tuple[Value | tuple[Value, ...], ...]
 
 KINDS = ("encoder", "connector", "fusion", "decoder", "head")
 Kind = Literal["encoder", "connector", "fusion", "decoder", "head"]
@@ -137,16 +139,15 @@ class FromConfig(Document):
     config: ConfigPath | tuple[ConfigPath, ...] = Field(
         description="Dotted path in config.json; of several, the first that is there."
     )
-    default: Value | tuple[Value, ...] = Field(
-        default=None,
-        description="The value where config.json has none; a list for what differs by layer.",
+    default: Value | Values = Field(
+        default=None, description="The value where config.json has none; for rows, a list of lists."
     )
     map: dict[str, Value] | None = Field(
         default=None, description="What the values in config.json mean here."
     )
 
 
-Setting = FromConfig | Value
+Setting = FromConfig | Value | Values
 
 
 class Take(Document):
@@ -154,26 +155,29 @@ class Take(Document):
 
     layer: Any = Field(
         default=None,
-        description="How many layers run; -1 is the last layer's output, -2 the one before.",
+        description="How many layers run; -1 is the last layer's output, -2 the one before. "
+        "The states of a list of them are put side by side along the channels.",
     )
     drop: Any = Field(
-        default="none", description="`cls` drops the tokens prepended to the patches."
+        default="none",
+        description="`cls` drops the tokens prepended to the patches, `first` the first token.",
     )
 
 
 class Component(BaseModel):
-    """A node of the graph: one kind key, its operands, where its sizes and weights live; the rest are arguments."""
+    """A node of the graph: one kind key, operands, where sizes and weights live, arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    encoder: Slug | None = None
-    connector: Slug | None = None
-    fusion: Slug | None = None
-    decoder: Slug | None = None
-    head: Slug | None = None
+    encoder: Slug | FromConfig | None = None
+    connector: Slug | FromConfig | None = None
+    fusion: Slug | FromConfig | None = None
+    decoder: Slug | FromConfig | None = None
+    head: Slug | FromConfig | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: ConfigPrefix = Field(
-        default="", description="Where config.json keeps this component's sizes."
+        default="",
+        description="Where config.json keeps this component's sizes; `a | b` are alternatives.",
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
@@ -183,7 +187,8 @@ class Component(BaseModel):
     take: Take | None = None
 
     @property
-    def kinds(self) -> list[tuple[str, str]]:
+    def kinds(self) -> list[tuple[str, Any]]:
+        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig` until it is known."""
         return [(kind, given) for kind in KINDS if (given := getattr(self, kind)) is not None]
 
     @property
@@ -197,8 +202,21 @@ class Input(Document):
     kind: Literal["image", "video", "text", "sizes"] = Field(
         default="sizes", description="What it is; `sizes` goes with images or videos."
     )
+    of: InputName | None = Field(
+        default=None, description="The input that it goes with, without which it is absent."
+    )
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
+    optional: bool = Field(
+        default=False, description="Whether it may be left out where what it goes with is there."
+    )
+
+
+class Parameter(Document):
+    """A learned tensor that belongs to no component."""
+
+    shape: tuple[int | str, ...] = Field(min_length=1, description="Its dimensions.")
+    weights: WeightName = Field(description="Its name in the checkpoint.")
 
 
 class Architecture(Document):
@@ -219,6 +237,9 @@ class Architecture(Document):
         min_length=1, description="Inputs by the public processor's names, and what each one is."
     )
     sizes: dict[SizeName, Setting] = Field(default_factory=dict)
+    parameters: dict[ComponentName, Parameter] = Field(
+        default_factory=dict, description="Learned tensors of no component; components read them."
+    )
     graph: dict[ComponentName, Component] = Field(
         min_length=1, description="The components, in order."
     )
@@ -233,6 +254,12 @@ class Architecture(Document):
         default_factory=dict, description="Published sizes; the first one is the default."
     )
 
+    @property
+    def input_kinds(self) -> dict[str, str]:
+        """What each input is."""
+        return {
+            n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
+        }
 
     @property
     def model_types(self) -> tuple[str, ...]:

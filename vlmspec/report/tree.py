@@ -109,7 +109,7 @@ def _inputs(architecture: Architecture, program: Program) -> dict[str, Any]:
     types = {value.name: value.type for value in program.graphs[program.entry].inputs}
     return {
         name: {"kind": kind, "shape": shape(types[name], program), "formula": formula(types[name])}
-        for name, kind in architecture.inputs.items()
+        for name, kind in architecture.input_kinds.items()
         if name in types
     }
 
@@ -201,7 +201,7 @@ def _image_input(
     waiting, seen = list(place.reads.values()), set()
     while waiting:
         name = waiting.pop()
-        if architecture.inputs.get(name) not in (None, "text"):
+        if architecture.input_kinds.get(name) not in (None, "text"):
             return name
         if name in located and name not in seen:
             seen.add(name)

@@ -6,12 +6,15 @@ MISSING = object()
 
 
 def lookup(data: dict, path: str) -> Any:
-    """Return the value at a dotted path of nested dictionaries, or MISSING."""
+    """Return the value at a dotted path of nested dictionaries and lists, or MISSING."""
     value: Any = data
     for part in path.split("."):
-        if not isinstance(value, dict) or part not in value:
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
             return MISSING
-        value = value[part]
     return value
 
 
@@ -19,12 +22,15 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
     """Return the first number found at `paths`, else the default.
 
     Raises:
-        ValueError: when something else than a number stands there, or nothing and there is no default.
+        ValueError: when something else than a number stands there, or nothing and there is no
+            default.
     """
     for path in paths:
         value = lookup(data, path)
         if value is MISSING or value is None:
             continue
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # [448, 448], a size along each axis
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"config.json: `{path}` is {value!r}, not a number")
         if value < 0 or (isinstance(default, int) and value != int(value)):
@@ -32,6 +38,23 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
         return value if default is None else type(default)(value)
     if default is None:
         raise ValueError(f"config.json has no `{paths[0]}`, and this package has no default for it")
+    return default
+
+
+def read_table(data: dict, paths: tuple[str, ...], default: tuple) -> tuple[tuple[int, ...], ...]:
+    """Return the first list of lists of whole numbers found at `paths`, else the default.
+
+    Raises:
+        ValueError: when something else stands there.
+    """
+    for path in paths:
+        value = lookup(data, path)
+        if value is MISSING or value is None:
+            continue
+        rows = value if isinstance(value, list) else [None]
+        if not all(isinstance(r, list) and all(type(n) is int for n in r) for r in rows):
+            raise ValueError(f"config.json: `{path}` is {value!r}, not rows of whole numbers")
+        return tuple(tuple(row) for row in rows)
     return default
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # How the names of inputs end that have an entry for each token [B, T, ...] and move with it.
@@ -79,10 +80,10 @@ class KVCache:
                 f"the cache has room for {self.keys.shape[0]} rows of {self.capacity} tokens; "
                 f"{k.shape[0]} rows of {start} + {k.shape[2]} do not fit"
             )
-        self.keys[:, :, start:end] = k
-        self.values[:, :, start:end] = v
+        self.keys.narrow(2, start, end - start).copy_(k)
+        self.values.narrow(2, start, end - start).copy_(v)
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
 
 
 class RecurrentState:
@@ -120,12 +121,15 @@ class RecurrentState:
 class Cache:
     """The state of every layer, and how many tokens the model has seen.
 
-    The model's `forward` advances it, once all layers have appended.
+    The model's `forward` advances it, once all layers have appended. A model whose positions do not
+    count tokens keeps in `ahead` [B, 1] by how much the next position of each row exceeds the
+    number of its tokens.
     """
 
     def __init__(self, layers: Sequence[Any]):
         self.layers = list(layers)
         self.length = 0
+        self.ahead: Tensor | None = None
 
     def advance(self, count: int) -> None:
         """Count `count` more tokens as seen."""
@@ -146,8 +150,11 @@ class GenerationMixin:
 
     `forward(input_ids, *, attention_mask, position_ids, cache, logits_to_keep, ...)` returns an
     output with `logits` [B, T, V]; `new_cache(batch_size, max_length, dtype, device)` a `Cache`.
+    Where `own_positions` is set, `forward` works out positions from the mask and the cache, and
+    gets no `position_ids`.
     """
 
+    own_positions: bool = False
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
 
     def generate(
@@ -245,7 +252,8 @@ class GenerationMixin:
         for end in range(prompt_length, total):
             if mask is not None:
                 padding["attention_mask"] = mask[:, :end]
-                padding["position_ids"] = positions[:, start:end]
+                if not self.own_positions:
+                    padding["position_ids"] = positions[:, start:end]
             step = ids[:, start:end]
             output = self(step, cache=cache, logits_to_keep=1, **padding, **inputs)
             token = choose(output.logits[:, -1])
@@ -259,7 +267,22 @@ class GenerationMixin:
                 return end + 1
             if use_cache:
                 start, inputs = end, {}  # the cache holds what came of the images
+            else:
+                inputs = _extended(inputs, end)
         return total
+
+
+def _extended(inputs: dict[str, Any], length: int) -> dict[str, Any]:
+    """Add an entry for a new token, which is text, to the inputs that have one for each of `length`."""
+    return {
+        name: F.pad(value, (0, 1))
+        if isinstance(value, Tensor)
+        and name.endswith(PER_TOKEN)
+        and value.ndim == 2
+        and value.shape[1] == length
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def _sample(

@@ -1,0 +1,1 @@
+"""Images cut into tiles on a grid that suits their form."""

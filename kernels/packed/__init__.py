@@ -1,0 +1,1 @@
+"""Sequences of several images in one, and attention within their segments."""
