@@ -118,7 +118,8 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if many and isinstance(value, (list, tuple)):
+            is_list = isinstance(setting.default, tuple)
+            if isinstance(value, (list, tuple)) and (many or is_list):
                 value = tuple(value)
             elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
@@ -160,12 +161,15 @@ class Settings:
     def _resolve_table(self, setting: Setting) -> Dim:
         """Rows of whole numbers: no size, but a field of the config as sizes are."""
         name, given = setting.name, self._given(setting)
+        default: tuple[tuple[int, ...], ...] = ()
+        value = default
         try:
-            value = as_table(setting.default if given is MISSING else given)
+            default = as_table(setting.default)
+            value = default if given is MISSING else as_table(given)
         except ValueError as error:
-            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
-            value = ()
-        default = as_table(setting.default)
+            message = f"`{name}` is {error}, not rows of whole numbers"
+            mend = "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            self._refuse(setting, "VS308", message, mend)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)
         return self.expressions[name]

@@ -176,10 +176,9 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
-    if isinstance(value, tuple) and key.map:
-        columns = [_raw_values(key, entry) for entry in value]
-        return [list(row) for row in zip(*columns, strict=False)]
-    value = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
+        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
     if not key.map:
         return [value]
     found = [_raw(text) for text, meant in key.map.items() if meant == value]

@@ -69,7 +69,7 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The caches' classes live in a file of their own, which the library cannot import.
+    # The classes of states live in a file of their own, which the library cannot import.
     for state in STATES:
         source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))

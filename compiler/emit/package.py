@@ -19,12 +19,12 @@ from vlmspec.compiler.ir.graph import Graph, Module, Program
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.diagnostics.text import printable
 
-STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
 INPUT_WORDS = {
     "image": "images, as the processor gives them",
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
+STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
 
 

@@ -62,11 +62,6 @@ OPS: dict[str, Op] = {
         scale.LAYER_SCALE,
         spatial.PIXEL_SHUFFLE,
         fusion.SPLICE,
-        moe.ROUTE,
-        moe.EXPERTS,
-        recurrence.TOKEN_MASK,
-        recurrence.DECAY_RATES,
-        recurrence.LIGHTNING,
         packed.PACKED_PATCH_EMBED,
         packed.SEGMENTS,
         packed.WINDOW_ORDER,
@@ -76,6 +71,11 @@ OPS: dict[str, Op] = {
         packed.PACKED_ATTENTION,
         positions.MULTIMODAL_POSITIONS,
         positions.AXIS_POSITIONS,
+        moe.ROUTE,
+        moe.EXPERTS,
+        recurrence.TOKEN_MASK,
+        recurrence.DECAY_RATES,
+        recurrence.LIGHTNING,
     )
 }
 
@@ -88,9 +88,9 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.EMBEDDING_MODULE,
         embed.PATCH_EMBED_MODULE,
         embed.PARAMETER_MODULE,
-        moe.EXPERTS_MODULE,
         pooling.MULTIHEAD_MODULE,
         packed.PACKED_PATCH_MODULE,
+        moe.EXPERTS_MODULE,
     )
 }
 
@@ -119,8 +119,6 @@ STEPS: dict[str, StepKind] = {
         scale.LAYER_SCALE_STEP,
         spatial.PIXEL_SHUFFLE_STEP,
         fusion.SPLICE_STEP,
-        moe.MOE_STEP,
-        recurrence.LIGHTNING_STEP,
         structure.BLOCK_STEP,
         packed.PACKED_PATCH_STEP,
         packed.SEGMENTS_STEP,
@@ -129,5 +127,7 @@ STEPS: dict[str, StepKind] = {
         packed.REORDER_STEP,
         packed.FOLD_TOKENS_STEP,
         positions.MULTIMODAL_POSITIONS_STEP,
+        moe.MOE_STEP,
+        recurrence.LIGHTNING_STEP,
     )
 }

@@ -1,5 +1,6 @@
 """How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.activation import ScaledAddAttrs
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
+from vlmspec.diagnostics.text import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ def _layer_kinds(b, args: LayersArgs):
         return {"": b.tree}, (), (0,)
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
-    words = [word for entry in args.pattern for word in _repeated(entry)]
+    words = [word for entry in args.pattern for word in _repeated(b, entry)]
     for word in [*words, *args.at]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
@@ -234,14 +236,21 @@ def _layer_kinds(b, args: LayersArgs):
 
 def _cycle(words: list[str]) -> list[str]:
     """The shortest beginning that the rest repeats."""
-    lengths = range(1, len(words) + 1)
-    return next(words[:n] for n in lengths if all(a == b for a, b in zip(words, words[n:], strict=False)))
+    for length in range(1, len(words)):
+        if all(a == b for a, b in zip(words, words[length:], strict=False)):
+            return words[:length]
+    return words
 
 
-def _repeated(entry: str) -> list[str]:
+def _repeated(b, entry: str) -> list[str]:
     """`lightning * 7` as seven words."""
-    word, _, times = entry.partition("*")
-    return [word.strip()] * (int(times) if times.strip().isdigit() else 1)
+    word, star, times = entry.partition("*")
+    if not star:
+        return [word.strip()]
+    if not re.fullmatch(r" *[1-9][0-9]{0,3} *", times, re.ASCII):
+        mend = "write how often, as in `local * 5`, with a number from 1 to 9999"
+        b.fail("VS104", f"{quote(entry)} is not an entry of a pattern", mend)
+    return [word.strip()] * int(times)
 
 
 def _find_kinds(tree):

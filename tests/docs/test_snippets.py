@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import GENERATED, PAGES, ROOT, Block, blocks
+from pages import GENERATED, PAGES, ROOT, Block, blocks, name
 
 from vlmspec.cli import run
 
@@ -30,7 +30,7 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", CHECKED, ids=name)
 def test_page_does_what_it_says(page, workplace, monkeypatch):
     if any("build/llava-small" in block.text for block in blocks(page)):
         write_demo_checkpoint(monkeypatch)
@@ -94,7 +94,7 @@ def check_output(block: Block, command: str, expected: list[str]) -> None:
     wanted = "\n".join(expected).strip("\n").splitlines()
     if re.fullmatch("".join(map(pattern, wanted)), found):
         return
-    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in "\n".join(wanted):
+    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in wanted:
         pytest.fail(f"{block.place}: $ {command}\n{found}", pytrace=False)
     lines = block.page.read_text(encoding="utf-8")
     session = f"$ {command}\n"

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vlmspec import verification
 from vlmspec.kernels.moe.reference import GluExperts, route_top_softmax
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "originals"
 NEW_TOKENS = 32
 TEXT = ("plain", "padded", "right", "mixed")
 
@@ -174,7 +174,7 @@ def test_rows_of_text_are_independent(shared_folder, architecture):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """The checkpoint that the original code computed `data/minimax-01--text` with, and its package."""
+    """The checkpoint that the original code computed `originals/minimax-01--text` with, and its package."""
     folder = tmp_path_factory.mktemp("original") / "minimax-01--text"
     shutil.copytree(DATA / "minimax-01--text", folder)
     for file in folder.glob("*.*.safetensors"):
