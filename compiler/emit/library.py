@@ -20,6 +20,7 @@ FILES = (
     "packed/reference.py",
     "attention/reference.py",
     "recurrence/reference.py",
+    "latent/reference.py",
     "moe/reference.py",
     "splice/reference.py",
     "spatial/reference.py",

@@ -150,6 +150,7 @@ class LayersArgs(Args):
     kinds: dict[str, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    leading: dict[str, int] = {}
 
 
 def _lower_layers(b, x, args: LayersArgs):
@@ -219,11 +220,12 @@ def _layer_kinds(b, args: LayersArgs):
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
     words = [word for entry in args.pattern for word in _repeated(b, entry)]
-    for word in [*words, *args.at]:
+    for word in [*words, *args.at, *args.leading]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
             b.fail("VS104", f"no kind of layer is called `{word}`; there are {known}")
-    places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
+    given = args.at | {name: tuple(range(count)) for name, count in args.leading.items()}
+    places = tuple(given.get(name, ()) for name in order[1:]) if given else ()
     if not places and not words:
         b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
     if words:

@@ -32,6 +32,53 @@ def route_softmax(
     return weights * scale, chosen
 
 
+def route_in_groups(
+    logits: Tensor, top_k: int, groups: int, top_groups: int, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Choose the likeliest experts of each token out of a few groups of experts.
+
+    Args:
+        logits: scores of the experts, those of a group side by side [..., X].
+        top_k: how many experts a token gets.
+        groups: how many groups there are.
+        top_groups: how many a token may choose from: those with the likeliest experts.
+        scale: factor on the weights.
+
+    Returns:
+        Weights and indices of the chosen experts [..., K].
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.softmax(-1, dtype=exact).unflatten(-1, (groups, -1))
+    best = scores.amax(-1).topk(top_groups, dim=-1).indices
+    open_groups = torch.zeros_like(scores[..., 0]).scatter(-1, best, 1.0)
+    weights, chosen = (scores * open_groups[..., None]).flatten(-2).topk(top_k, dim=-1)
+    return weights * scale, chosen
+
+
+def route_sigmoid(
+    logits: Tensor, bias: Tensor, top_k: int, normalize: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Choose experts by their own likelihoods and a bias that only the choice sees (DeepSeek-V3).
+
+    Args:
+        logits: scores of the experts [..., X].
+        bias: of the choice [X].
+        top_k: how many experts a token gets.
+        normalize: whether the weights of the chosen ones are made to add up to 1.
+        scale: factor on the weights.
+
+    Returns:
+        Weights and indices of the chosen experts [..., K].
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.to(exact).sigmoid()
+    chosen = (scores + bias).topk(top_k, dim=-1).indices
+    weights = scores.gather(-1, chosen)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return weights * scale, chosen
+
+
 def route_top_softmax(logits: Tensor, top_k: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Choose the experts of the highest scores, and weight them by a softmax over these alone.
 

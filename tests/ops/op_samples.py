@@ -182,6 +182,36 @@ SAMPLES = [
         module='experts {count=3, width=d, inner=5, act="silu"}',
         sizes=D,
     ),
+    Sample(
+        "route",
+        {"logits": X},
+        '{top_k=2, score="softmax", groups=4, top_groups=2, scale=2.5}',
+        sizes=D,
+    ),
+    Sample(
+        "route",
+        {"logits": X, "bias": "float[d]"},
+        '{top_k=2, score="sigmoid", normalize=True, scale=eps}',
+        sizes=EPS,
+    ),
+    Sample("rotate_tail", {"x": "float[batch, tokens, 4, 9]"} | TABLES),
+    Sample("rotate_tail", {"x": "float[batch, tokens, 1, 6]"} | TABLES),
+    *(
+        Sample(
+            "latent_attention",
+            {
+                "q": f"float[batch, {tokens}, 4, 9]",
+                "k": f"float[batch, {tokens}, 1, 6]",
+                "v": f"float[batch, {tokens}, d]",
+                "mask": "-" + MASK,
+                "cache": "-kv",
+            },
+            "{own_dim=3, value_dim=5}",
+            "linear {in_features=d, out_features=32, bias=False}",
+            sizes=D,
+        )
+        for tokens in (1, 5)
+    ),
     Sample("token_mask", {"x": X, "attention_mask": "int[batch, keys]|none"}, sizes=D, loose=True),
     Sample("token_mask", {"x": X, "attention_mask": "-int[batch, keys]|none"}, sizes=D),
     *(
@@ -343,6 +373,14 @@ FAULTS = [
         {"x": X, "weights": "float[b, t, 2]", "chosen": "int[b, t, 2]"},
         "each expert takes vectors of 9 numbers, and is given `d` (8)",
         module='experts {count=3, width=9, inner=5, act="silu"}',
+        sizes=D,
+    ),
+    Fault(
+        "latent_attention",
+        {"q": "float[b, t, 4, 9]", "k": "float[b, t, 1, 5]", "v": X},
+        "queries and keys differ in width: 9 against 8",
+        "{own_dim=3, value_dim=5}",
+        "linear {in_features=8, out_features=32, bias=False}",
         sizes=D,
     ),
     Fault(

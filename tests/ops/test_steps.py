@@ -87,6 +87,15 @@ USES = {
             ("}", ", router: {score: random}}", "VS104", "random"),
         ),
     ),
+    "latent_attention": Use(
+        "latent_attention: {num_heads: 2, own_dim: 4, rope_dim: 2, value_dim: 3, rank: 5}",
+        "decoder",
+        (
+            ("rank: 5", "rank: five", "VS302", "five"),
+            ("rank: 5", "query_rank: five", "VS103", "five"),
+            ("rank: 5", "rope: {type: yarm}", "VS104", "yarm"),
+        ),
+    ),
     "lightning_attention": Use(
         "layers: 2\n    body:\n      - lightning_attention: "
         "{num_heads: 2, head_dim: 4, num_layers: 2}",

@@ -1,4 +1,4 @@
-"""Decoders with experts: MiniMax-01 (lightning attention).
+"""Decoders with experts: MiniMax-01 (lightning attention), DeepSeek-V2 (latent attention).
 
 The tests are those of `test_models`, on the architectures of this file.
 """
@@ -24,8 +24,17 @@ DATA = Path(__file__).parent / "originals"
 NEW_TOKENS = 32
 TEXT = ("plain", "padded", "right", "mixed")
 
+# The decoder of DeepSeek-VL2, whose public implementation is a model of text alone.
+LATENT = str(Path(__file__).parent / "specs" / "deepseek-v2.yaml")
 ARCHITECTURES = (
     Architecture("minimax-01", "minimax", kinds=TEXT, parameters={None: 456_089_655_296}),
+    Architecture(
+        LATENT,
+        "deepseek_v2",
+        kinds=TEXT,
+        parameters={None: 15_706_484_224, "v2": 235_741_434_880},
+    ),
+    Architecture(LATENT, "deepseek_v2_lite", kinds=TEXT),
 )
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
@@ -152,6 +161,7 @@ def test_exports(shared_folder, architecture):
 @pytest.mark.parametrize(
     ("spec", "variant", "count"),
     [(a.spec, v, count) for a in ARCHITECTURES for v, count in a.parameters.items()],
+    ids=lambda value: str(value).rpartition("/")[2],
 )
 def test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count):
     general.test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count)
@@ -339,3 +349,22 @@ def test_bfloat16_experts_trace_as_grouped_products():
     with torch.no_grad():
         want = experts(x, weights, chosen)
         assert harness.compare(traced(x, weights, chosen), want) <= 1e-2
+
+
+# -------------------------------------------------------------------------------- latent attention
+
+
+@pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:], ids=lambda a: a.reference)
+def test_prefill_equals_steps_through_the_latents(shared_folder, architecture, kind, chunks):
+    general.test_prefill_equals_steps_through_the_cache(shared_folder, architecture, kind, chunks)
+
+
+def test_latents_alone_are_cached(shared_folder):
+    tiny = make(shared_folder, ARCHITECTURES[1])
+    model = harness.emitted(tiny)
+    layer = model.new_cache(2, 10)[1]
+    text = model.config.text
+    assert tuple(layer.keys.shape) == (2, 1, 10, text.rank + text.rope_dim)
+    assert layer.values.numel() == 0
