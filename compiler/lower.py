@@ -391,6 +391,8 @@ class Lowering:
                 type = replace(type, optional=frozenset({self._companion(name, declared)}))
             if not isinstance(declared, str) and declared.optional:
                 type = replace(type, nullable=True)
+            if kind == "text":
+                self.root.prefix = name.removesuffix("input_ids") if name != "input_ids" else ""
             self.values[name] = self.root.input(name, type)
         for name, parameter in self.architecture.parameters.items():
             self._declare_parameter(name, parameter)
@@ -529,9 +531,11 @@ class Lowering:
         given = {
             inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
         }
+        made = [v for node in self.root.nodes for v in node.outputs]
+        planned = sorted(builder.captures, key=lambda v: made.index(v) if v in made else -1)
         given |= {
-            inner.name: self.root.planned_again(outer, mapping, name)
-            for outer, inner in builder.captures.items()
+            builder.captures[outer].name: self.root.planned_again(outer, mapping, name)
+            for outer in planned
         }
         callee = self.program.graphs[builder.name]
         operands = {v.name: given[v.name] for v in callee.inputs}
@@ -749,7 +753,8 @@ class Lowering:
         """Ids first, then what the processor makes, then what generation passes."""
         kinds = self.architecture.inputs
         text = [n for n, kind in kinds.items() if kind == "text"]
-        rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
+        beside = [self.root.prefix + name for name in INPUT_ORDER[:2]]
+        rank = [*text, *beside, *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))
 
 

@@ -23,6 +23,9 @@ FILES = (
     "latent/reference.py",
     "moe/reference.py",
     "splice/reference.py",
+    "tiles/reference.py",
+    "cross_attention/reference.py",
+    "relative_bias/reference.py",
     "spatial/reference.py",
     "anyres/reference.py",
 )

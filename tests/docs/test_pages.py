@@ -1,9 +1,22 @@
 """Pages hold together: fences, links, anchors, tables, and an index that names all of them."""
 
 import re
+from pathlib import Path
 
 import pytest
-from pages import DOCS, GENERATED, LANGUAGES, PAGES, ROOT, anchors, blocks, links, name, prose, tables
+from pages import (
+    DOCS,
+    GENERATED,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    name,
+    prose,
+    tables,
+)
 
 EACH = pytest.mark.parametrize("page", PAGES, ids=name)
 WRITTEN = [page for page in PAGES if page.name not in GENERATED]
@@ -39,8 +52,11 @@ def test_tables_have_as_many_cells_in_each_row(page):
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_paths_in_prose_exist(page):
     for line, text in prose(page):
-        for path in re.findall(r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text):
-            assert (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
+        for path in re.findall(
+            r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text
+        ):
+            placeholder = any(part.isupper() for part in Path(path).with_suffix("").parts)
+            assert placeholder or (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
 
 
 def test_index_names_every_page():
