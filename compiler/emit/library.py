@@ -21,6 +21,7 @@ FILES = (
     "attention/reference.py",
     "splice/reference.py",
     "spatial/reference.py",
+    "patches/reference.py",
     "anyres/reference.py",
 )
 STANDARD = ("itertools", "math")
