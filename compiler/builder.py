@@ -14,12 +14,21 @@ from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
 from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 
-
 # A reader expects tensors first, then what says how to look at them.
 INPUT_RANK = {
     name: rank
     for rank, name in enumerate(
-        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+        (
+            "cos",
+            "sin",
+            "attention_mask",
+            "position_ids",
+            "mask",
+            "valid",
+            "cache",
+            "logits_to_keep",
+        ),
+        1,
     )
 }
 
@@ -336,6 +345,8 @@ class StepBuilder:
 
     def value(self, name: str) -> Value:
         """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        if not isinstance(name, str):
+            return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)

@@ -7,11 +7,13 @@ from vlmspec.compiler.ops import (
     embed,
     fusion,
     linear,
+    moe,
     norm,
     packed,
     patches,
     pooling,
     positions,
+    recurrence,
     scale,
     spatial,
     structure,
@@ -35,6 +37,7 @@ OPS: dict[str, Op] = {
         activation.ADD,
         activation.MUL,
         activation.SCALE,
+        activation.SCALED_ADD,
         attention.SPLIT_HEADS,
         attention.MERGE_HEADS,
         attention.PAST,
@@ -42,6 +45,7 @@ OPS: dict[str, Op] = {
         attention.CAUSAL_MASK,
         attention.ROPE_TABLE,
         attention.ROPE,
+        attention.PARTIAL_ROPE,
         attention.ATTENTION,
         attention.ADVANCE,
         structure.CALL,
@@ -72,6 +76,11 @@ OPS: dict[str, Op] = {
         packed.PACKED_ATTENTION,
         positions.MULTIMODAL_POSITIONS,
         positions.AXIS_POSITIONS,
+        moe.ROUTE,
+        moe.EXPERTS,
+        recurrence.TOKEN_MASK,
+        recurrence.DECAY_RATES,
+        recurrence.LIGHTNING,
     )
 }
 
@@ -86,6 +95,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.PARAMETER_MODULE,
         pooling.MULTIHEAD_MODULE,
         packed.PACKED_PATCH_MODULE,
+        moe.EXPERTS_MODULE,
     )
 }
 
@@ -126,5 +136,7 @@ STEPS: dict[str, StepKind] = {
         packed.REORDER_STEP,
         packed.FOLD_TOKENS_STEP,
         positions.MULTIMODAL_POSITIONS_STEP,
+        moe.MOE_STEP,
+        recurrence.LIGHTNING_STEP,
     )
 }

@@ -53,13 +53,20 @@ def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tu
         dtype: dtype of the result.
 
     Returns:
-        Two tables [B, T, 1, E] that broadcast over the heads: cosines, the same for both halves of E, and
-        sines, negative for the first half.
+        Two tables [B, T, 1, E] that broadcast over the heads: cosines, the same for both halves of
+        E, and sines, negative for the first half.
     """
     exact = torch.promote_types(dtype, torch.float32)
     angles = positions[..., None, None].to(exact) * frequencies.to(exact)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def apply_partial_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first dimensions of each head, as many as the tables have [B, T, H, E]."""
+    width = cos.shape[-1]
+    rotated = apply_rope(x[..., :width], cos, sin)
+    return torch.cat([rotated, x[..., width:]], dim=-1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
