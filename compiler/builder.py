@@ -108,6 +108,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    prefix: str = ""
     visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
@@ -300,6 +301,8 @@ def infer(
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
     borne = record.joins | record.bears
     optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
+    if record.gives_optional is not None:
+        optional |= record.gives_optional(attrs)
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)

@@ -391,6 +391,8 @@ class Lowering:
                 type = replace(type, optional=frozenset({self._companion(name, declared)}))
             if not isinstance(declared, str) and declared.optional:
                 type = replace(type, nullable=True)
+            if kind == "text":
+                self.root.prefix = name.removesuffix("input_ids") if name != "input_ids" else ""
             self.values[name] = self.root.input(name, type)
         for name, parameter in self.architecture.parameters.items():
             self._declare_parameter(name, parameter)
@@ -750,7 +752,8 @@ class Lowering:
         """Ids first, then what the processor makes, then what generation passes."""
         kinds = self.architecture.inputs
         text = [n for n, kind in kinds.items() if kind == "text"]
-        rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
+        beside = [self.root.prefix + name for name in INPUT_ORDER[:2]]
+        rank = [*text, *beside, *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))
 
 

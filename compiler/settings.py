@@ -164,7 +164,9 @@ class Settings:
             value = default if given is MISSING else as_table(given)
         except ValueError as error:
             message = f"`{name}` is {error}, not rows of whole numbers"
-            mend = "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            mend = (
+                "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            )
             self._refuse(setting, "VS308", message, mend)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)

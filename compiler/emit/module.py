@@ -1,6 +1,7 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from vlmspec.compiler.emit.expr import Call, call, statement
@@ -144,8 +145,7 @@ class ModuleEmitter:
     def _forward(self, graph: Graph) -> tuple[list[str], Scope]:
         scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels)
         scope.start()
-        for index in range(len(graph.nodes)):
-            scope.emit(index)
+        self._emit_guarded(scope, list(range(len(graph.nodes))), set())
         scope.finish()
         return scope.lines, scope
 
@@ -177,30 +177,41 @@ class ModuleEmitter:
         """
         graph = scope.graph
         guard: frozenset[str] = frozenset()
+        mark, absent = 0, []
         for position, index in enumerate(nodes):
             needed = _needed(graph.nodes[index])
             scope.indent = 8
+            if needed != guard:
+                self._close_guard(scope, mark, absent)
+                absent = []
             if needed != guard and needed:
-                group = [
-                    graph.nodes[i] for i in nodes[position:] if _needed(graph.nodes[i]) == needed
-                ]
-                for name in self._absent(graph, group, kept):
-                    scope.block(f"{name} = None")
+                rest = (graph.nodes[i] for i in nodes[position:])
+                group = list(takewhile(lambda n, now=needed: _needed(n) == now, rest))
+                absent = self._absent(graph, group, kept)
+                scope.settle()
+                mark = len(scope.lines)
                 test = " and ".join(f"{name} is not None" for name in sorted(needed))
                 scope.block(f"if {test}:")
             scope.indent = 12 if needed else 8
             guard = needed
             scope.emit(index)
+        self._close_guard(scope, mark, absent)
         scope.indent = 8
 
-    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[str]:
-        """Names of the group's results that somebody outside of it may read."""
+    def _close_guard(self, scope: Scope, mark: int, absent: list[Value]) -> None:
+        """Before an `if` whose end is reached, say what its results are without it."""
+        lines = [f"        {scope.names[value]} = None" for value in absent]
+        scope.lines[mark:mark] = lines
+
+    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[Value]:
+        """The group's results that somebody outside of it may read."""
         inside = {id(n) for n in group}
         found = []
-        for value in (v for n in group for v in n.outputs if _may_be_absent(v)):
+        alone = [n for n in group if not OPS[n.op].joins]
+        for value in (v for n in alone for v in n.outputs if _may_be_absent(v)):
             read = any(id(n) not in inside for n in graph.readers(value))
             if read or value in kept or value in graph.outputs:
-                found.append(value.name)
+                found.append(value)
         return found
 
     # ---------------------------------------------------------------------------------------- plan
@@ -261,7 +272,7 @@ def _needed(node: Node) -> frozenset[str]:
         return frozenset().union(*outputs)
     if bears:
         return frozenset().union(*(v.type.optional for _, v in node.inputs))
-    return frozenset().union(*found)
+    return frozenset().union(*found, *outputs)
 
 
 def _may_be_absent(value: Value) -> bool:

@@ -145,6 +145,8 @@ class PackageEmitter:
         every = (n.op for g in self.program.graphs.values() for n in g.nodes)
         if "axis_positions" in every:
             lines.append("    own_positions = True")
+        if cached and self._ids() != "input_ids":
+            lines.append(f'    generates = "{self._ids()}"')
         if self.program.alternates:
             lines += self._alternates()
         lines += self._ignored()
@@ -180,9 +182,12 @@ class PackageEmitter:
 
     def _forward_docstring(self, graph: Graph) -> list[str]:
         """The arguments of the model's forward, with their shapes."""
+        prefix = self._ids().removesuffix("input_ids")
+        beside = {
+            f"{prefix}attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
+            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",
+        }
         about = {
-            "attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
-            "position_ids": "positions of the tokens; counted on from the cache if not given",
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
             **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
@@ -191,9 +196,14 @@ class PackageEmitter:
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:
             shape = f" {self.modules.shape(value)}" if isinstance(value.type, TensorType) else ""
-            text = f"            {value.name}: {about[value.name]}{shape}."
+            said = beside.get(value.name) or about[value.name]
+            text = f"            {value.name}: {said}{shape}."
             lines += fill(text, 16)
         return [*lines, '        """']
+
+    def _ids(self) -> str:
+        """The input of the tokens that the model continues."""
+        return next((n for n, k in self.about.inputs.items() if k == "text"), "input_ids")
 
     def _ties(self) -> list[str]:
         found = []

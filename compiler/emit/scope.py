@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
@@ -57,6 +58,11 @@ class Scope:
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
         return fresh
+
+    def claim(self, value: Value) -> str:
+        """The variable that a result will have, for an op that writes it by itself."""
+        self.wanted[value] = self._variable(value, self.current)
+        return self.wanted[value]
 
     def module(self, node: Node) -> str:
         return f"self.{node.module}"
@@ -154,7 +160,19 @@ class Scope:
             and op.inline
             and len(node.outputs) == 1
             and self.graph.used_once(node.output)
+            and not self._leaves_guard(node)
         )
+
+    def _leaves_guard(self, node: Node) -> bool:
+        """Whether a value that may be absent is read where that is borne."""
+        optional = node.output.type.optional
+        readers = self.graph.readers(node.output) if optional else []
+        return any(not reader.output.type.optional for reader in readers)
+
+    def settle(self) -> None:
+        """Give every pending expression a variable, since an `if` begins."""
+        for value in list(self.pending):
+            self.materialize(value)
 
     def emit(self, index: int) -> None:
         """Write the node at `index`, or keep its expression for its reader."""
@@ -180,7 +198,8 @@ class Scope:
             del self.lines[before:]
             self.pending, self.names, self.holders = state
             for value in operands:
-                self.materialize(value)
+                if self.pending[value].depth:
+                    self.materialize(value)
             expr = self.ops[node.op].emit(node, self)
         for value in operands:
             self.pending.pop(value, None)
@@ -197,11 +216,14 @@ class Scope:
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        if self.ops[node.op].joins:
+            # Without the optional operand the result is the first one, whose variable it takes over.
+            self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()
             return
         names = [self._variable(v, index) for v in node.outputs]
-        if names == [expr.flat()]:
+        if ", ".join(names) == expr.flat():
             return
         written = statement(", ".join(names), expr, self.indent)
         noted = f"{written}  # {self.note}"
@@ -213,7 +235,7 @@ class Scope:
         name = self.wanted.get(value) or _base(value.name)
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
-            name = value.name
+            name = self._free(value, index)
         for pending, expr in list(self.pending.items()):
             if name in _words(expr.flat()) and pending != value:
                 self.materialize(pending)
@@ -221,8 +243,19 @@ class Scope:
         self.names[value] = name
         return name
 
+    def _free(self, value: Value, index: int) -> str:
+        """The value's own name, or that with a number where another value still has it."""
+        for number in count(1):
+            name = value.name if number == 1 else f"{value.name}_{number}"
+            holder = self.holders.get(name)
+            if holder is None or not self._busy(holder, value, index):
+                return name
+        raise AssertionError
+
     def _busy(self, holder: Value, value: Value, index: int) -> bool:
         """Whether a variable's value is still read once `value` has been written."""
+        if holder == value:
+            return False
         if self.last_use.get(holder, -1) > index:
             return True
         node = self.graph.nodes[index]

@@ -191,6 +191,8 @@ def _results_differ(
     if len(node.outputs) != len(found):
         return f"{node.op} has {len(node.outputs)} results, not {len(found)}"
     optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
+    if gives := OPS[node.op].gives_optional:
+        optional |= gives(node.attrs)
     for value, kind in zip(node.outputs, found, strict=True):
         if isinstance(kind, TensorType):
             kind = replace(kind, optional=optional)

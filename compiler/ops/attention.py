@@ -228,7 +228,7 @@ class AttentionAttrs:
     scale: Scalar | None = None
 
 
-def _infer_attention(ops: Operands):
+def infer_attention(ops: Operands):
     q, k, v = (ops.tensor(role) for role in "qkv")
     ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
     ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
@@ -282,7 +282,7 @@ ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
     "With `cos` and `sin`, queries and keys are rotated first.",
-    infer=_infer_attention,
+    infer=infer_attention,
     emit=_emit_attention,
     attrs=AttentionAttrs,
     inline=False,
@@ -312,7 +312,8 @@ class AttentionArgs(Args):
     """Arguments of `attention`.
 
     `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
-    are normalised: nothing, each head, or the full width.
+    are normalised: nothing, each head, or the full width. `position_bias` is a named value that is added to the scores, what
+    the mask forbids included.
     """
 
     num_heads: Size
@@ -327,6 +328,7 @@ class AttentionArgs(Args):
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    position_bias: str | None = None
     segments: str | None = None
 
 
@@ -383,7 +385,12 @@ def _lower_attention(b, x, args: AttentionArgs):
             op = "rope" if partial is None else "partial_rope"
             heads[role] = b.node(op, operands, hints=(role,))
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    operands = dict(heads)
+    if args.position_bias is not None:
+        operands["mask"] = b.value(args.position_bias)
+        operands |= {"cache": model_input(b.component, "cache")} if causal else {}
+    elif causal:
+        operands |= causal_operands(b, x, args.window)
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
     if args.segments is not None:
@@ -427,12 +434,14 @@ def model_input(component, name: str):
     root = component
     while root.parent is not None:
         root = root.parent
-    if name not in root.ambient:
+    # Where the ids are `decoder_input_ids`, what goes with them is called likewise.
+    full = root.prefix + name if name in ("attention_mask", "position_ids") else name
+    if full not in root.ambient:
         keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
         ids = replace(INT_TOKENS, nullable=True)
         kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
-        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
-    return root.ambient[name]
+        root.ambient[full] = root.input(full, kinds.get(name, StateType("host_int")))
+    return root.ambient[full]
 
 
 def causal_operands(b, x, window: int | None = None):

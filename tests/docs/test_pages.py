@@ -3,7 +3,19 @@
 import re
 
 import pytest
-from pages import DOCS, GENERATED, LANGUAGES, PAGES, ROOT, anchors, blocks, links, name, prose, tables
+from pages import (
+    DOCS,
+    GENERATED,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    name,
+    prose,
+    tables,
+)
 
 EACH = pytest.mark.parametrize("page", PAGES, ids=name)
 WRITTEN = [page for page in PAGES if page.name not in GENERATED]
@@ -39,7 +51,9 @@ def test_tables_have_as_many_cells_in_each_row(page):
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_paths_in_prose_exist(page):
     for line, text in prose(page):
-        for path in re.findall(r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text):
+        for path in re.findall(
+            r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text
+        ):
             assert (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
 
 

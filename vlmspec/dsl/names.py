@@ -18,7 +18,7 @@ _MODULE = frozenset(
     "zero_grad".split()
 )
 _EMITTED = frozenset(
-    "alternates config config_class frequencies generate generation_defaults ignored_suffixes "
+    "alternates config config_class frequencies generate generates generation_defaults ignored_suffixes "
     "layer layer_cache new_cache num_parameters from_pretrained save_pretrained weight_map".split()
 )
 _GENERATION = frozenset(
@@ -31,7 +31,7 @@ MODULES = _PYTHON | _MODULE | _EMITTED | _GENERATION | {"x"}
 COMPONENTS = MODULES | {"batch", "images", "model", "tokens"}
 """Names that a component cannot have: an attribute, a variable, the start of sizes' names."""
 
-INPUTS = _PYTHON | _GENERATION | frozenset(dir(builtins)) | _EMITTED | {"x"}
+INPUTS = _PYTHON | (_GENERATION - {"attention_mask"}) | frozenset(dir(builtins)) | _EMITTED | {"x"}
 """Names that an input cannot have: it becomes an argument of the model's `forward`."""
 
 SIZES = (
