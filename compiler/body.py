@@ -70,6 +70,8 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     running = x
     if "from" in extra:
         x = inner.value(extra["from"])
+    if kind.aside:
+        inner.name = check_name(b, extra.get("as", inner.name), node, "as")
     if kind.composite and (b.graph is not b.component or "name" in extra):
         result = lower_composite(inner, kind, x, args)
     else:

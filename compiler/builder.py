@@ -150,7 +150,7 @@ class GraphBuilder:
             return value
         key = (made.op, tuple(operands.items()), made.attrs)
         if key not in self.ambient:
-            hints = [f"{name}_{hint}" for hint in self.program.ops[made.op].results]
+            hints = [f"{name}_{v.name}" for v in made.outputs]
             self.ambient[key] = self.node(
                 made.op, operands, made.attrs, hints=hints, span=made.span
             )
@@ -357,7 +357,9 @@ class StepBuilder:
         mend = f"did you mean `{near}`?" if near else f"named values here: {known}"
         return self.fail("VS203", f"no value is called `{name}`", mend)
 
-    def plan(self, op: str, inputs: Mapping[str, Value], attrs: Any = None) -> Value:
+    def plan(
+        self, op: str, inputs: Mapping[str, Value], attrs: Any = None, name: str | None = None
+    ) -> Value:
         """Add a node to the model's plan: host work on the model's inputs, done before the traced forward.
 
         The same request gives the same value. Operands are the component's own, followed back to the model's inputs.
@@ -366,7 +368,8 @@ class StepBuilder:
         origins = {role: self.component.origin(v) for role, v in inputs.items()}
         key = (op, tuple(origins.items()), attrs)
         if key not in root.ambient:
-            root.ambient[key] = root.node(op, origins, attrs, span=self.span)
+            hints = None if name is None else [name]
+            root.ambient[key] = root.node(op, origins, attrs, hints=hints, span=self.span)
         results = root.ambient[key]
         return results[0] if len(results) == 1 else results
 

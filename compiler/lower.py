@@ -531,9 +531,11 @@ class Lowering:
         given = {
             inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
         }
+        made = [v for node in self.root.nodes for v in node.outputs]
+        planned = sorted(builder.captures, key=lambda v: made.index(v) if v in made else -1)
         given |= {
-            inner.name: self.root.planned_again(outer, mapping, name)
-            for outer, inner in builder.captures.items()
+            builder.captures[outer].name: self.root.planned_again(outer, mapping, name)
+            for outer in planned
         }
         callee = self.program.graphs[builder.name]
         operands = {v.name: given[v.name] for v in callee.inputs}

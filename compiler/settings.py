@@ -168,6 +168,7 @@ class Settings:
                 "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
             )
             self._refuse(setting, "VS308", message, mend)
+            return self._settle(name, 1)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)
         return self.expressions[name]

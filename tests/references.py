@@ -481,24 +481,29 @@ def pixtral_llava(case: Case):
     import torch
     from transformers import LlavaConfig, PixtralVisionConfig
 
-    vision = PixtralVisionConfig(
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=64,
-        patch_size=8,
-    )
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
+    vision = PixtralVisionConfig(**{**sizes, **case.sizes.get("vision", {})})
     cfg = LlavaConfig(
         vision_config=vision,
-        text_config=decoder("mistral", head_dim=24, sliding_window=None),
+        text_config=decoder(
+            "mistral", **{"head_dim": 24, "sliding_window": None, **case.sizes.get("text", {})}
+        ),
         image_token_index=IMG,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
 
     def inputs(model):
-        sizes = [(24, 40), (32, 16), (16, 48)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        sizes = [(24, 40), (32, 16), (16, 48), (8, 8)][: case.n]
         pixels = torch.zeros(case.n, 3, max(h for h, _ in sizes), max(w for _, w in sizes))
         for i, (h, w) in enumerate(sizes):
             pixels[i, :, :h, :w] = case.normal(3, h, w)

@@ -1,6 +1,6 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -298,13 +298,20 @@ def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
 
 def layer_state(program: Program, graph: str, render: Callable[[Dim], str]) -> Call | None:
     """The expression that allocates the decoding state of one layer; None for a layer without any."""
+    found = [n for n in _nodes_under(program, graph) if OPS[n.op].state and n.get("cache")]
+    # A memory is kept in the state of the layer's own attention, where it has one.
+    node = min(found, key=lambda n: n.op == "memory_attention", default=None)
+    allocate = None if node is None else OPS[node.op].state
+    return None if allocate is None else allocate(node, render)
+
+
+def _nodes_under(program: Program, graph: str) -> Iterator[Node]:
+    """Every node of a graph and of those that it contains."""
     owner = program.graphs[graph]
-    for node in owner.nodes:
-        allocate = OPS[node.op].state
-        if allocate is not None and node.get("cache") is not None:
-            return allocate(node, render)
-    inner = (layer_state(program, child, render) for m in owner.modules for child in m.graphs)
-    return next((state for state in inner if state is not None), None)
+    yield from owner.nodes
+    for module in owner.modules:
+        for child in module.graphs:
+            yield from _nodes_under(program, child)
 
 
 def _tuple(values: Any) -> str:

@@ -6,7 +6,8 @@ from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import LAYER, ConfigUse
+from vlmspec.compiler.emit.library import library
+from vlmspec.compiler.emit.names import LAYER, ConfigUse, base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar, Table
@@ -53,7 +54,7 @@ class Scope:
         """The variable that runs through a loop: the operand's own, unless that is read again later."""
         index = self.graph.nodes.index(node)
         if self.last_use.get(value, -1) <= index:
-            self.wanted[value] = _base(node.output.name)
+            self.wanted[value] = base_name(node.output.name)
             return self.name(value)
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
@@ -209,7 +210,7 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
-            name = self.wanted.get(value) or _base(value.name)
+            name = self.wanted.get(value) or base_name(value.name)
             if any(name in _words(other.flat()) for other in self.pending.values()):
                 self.wanted[value] = value.name  # the others still read what has that name
             name = self._variable(value, self.current)
@@ -232,7 +233,9 @@ class Scope:
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
-        name = self.wanted.get(value) or _base(value.name)
+        name = self.wanted.get(value) or base_name(value.name)
+        if name in library():  # a function of this name may be called further on
+            name = f"{name}_value"
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
             name = self._free(value, index)
@@ -280,12 +283,6 @@ def _is_attribute(text: str) -> bool:
     """Whether an expression only names a part of the module, as `self.newline`."""
     first, *rest = text.split(".")
     return first == "self" and bool(rest) and all(part.isidentifier() for part in rest)
-
-
-def _base(name: str) -> str:
-    """A value's name without the number that makes it unique."""
-    base, _, number = name.rpartition("_")
-    return base if base and number.isdigit() else name
 
 
 def _words(text: str) -> set[str]:

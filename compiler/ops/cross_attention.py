@@ -176,7 +176,7 @@ def _emit_memory_attention(node, scope):
 
 
 def _memory_state(node, render):
-    """A layer that only attends to a memory has no keys of its own."""
+    """A state without room for keys of its own: it only keeps the memory's."""
     return call("KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device")
 
 

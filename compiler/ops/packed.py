@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
+from vlmspec.compiler.emit.names import base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
+
+PATCHES = Dim.sym("patches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,83 @@ GRID_POSITIONS = Op(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedAttrs:
+    """Side of a patch of images that are padded to one size."""
+
+    patch_size: Dim
+
+
+def _infer_image_grid(ops: Operands):
+    return (TensorType((ops.tensor("x").shape[0], Dim.const(3)), "int"),)
+
+
+IMAGE_GRID = Op(
+    "image_grid",
+    "Rows and columns of patches of each image, from the sizes of images that are padded to one size.",
+    infer=_infer_image_grid,
+    emit=lambda node, scope: call(
+        scope.helper("image_grid"),
+        scope.use(node["x"]),
+        scope.use(node["sizes"]),
+        scope.dim(node.attrs.patch_size),
+    ),
+    attrs=PaddedAttrs,
+    results=("grid",),
+    host=True,
+    inline=False,
+)
+PATCH_INDEX = Op(
+    "patch_index",
+    "Which patches of padded images are not padding.",
+    infer=lambda ops: (TensorType((PATCHES,), "int"),),
+    emit=lambda node, scope: call(
+        scope.helper("patch_index"),
+        scope.use(node["x"]),
+        scope.use(node["grid"]),
+        scope.dim(node.attrs.patch_size),
+    ),
+    attrs=PaddedAttrs,
+    results=("index",),
+    host=True,
+    inline=False,
+)
+
+
+class PaddedArgs(Args):
+    """Arguments of `image_grid` and `patch_index`."""
+
+    patch_size: Size
+
+
+def _lower_image_grid(b, sizes, args: PaddedArgs):
+    operands = {"x": b.component.stream, "sizes": sizes}
+    return b.plan("image_grid", operands, PaddedAttrs(args.patch_size), b.name)
+
+
+def _lower_patch_index(b, grid, args: PaddedArgs):
+    operands = {"x": b.component.stream, "grid": grid}
+    return b.plan("patch_index", operands, PaddedAttrs(args.patch_size), b.name)
+
+
+IMAGE_GRID_STEP = StepKind(
+    "image_grid",
+    IMAGE_GRID.doc,
+    PaddedArgs,
+    _lower_image_grid,
+    shorthand="patch_size",
+    aside=True,
+)
+PATCH_INDEX_STEP = StepKind(
+    "patch_index",
+    PATCH_INDEX.doc,
+    PaddedArgs,
+    _lower_patch_index,
+    shorthand="patch_size",
+    aside=True,
+)
+
+
 class SegmentArgs(Args):
     """Arguments of `segments`."""
 
@@ -187,7 +267,7 @@ def _lower_segments(b, grid, args: SegmentArgs):
     if windows and (args.merge is None or args.window is None):
         b.fail("VS102", "segments of one window each need `merge` and `window`")
     sizes = (args.merge, args.window) if windows else (None, None)
-    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes))
+    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes), b.name)
 
 
 SEGMENTS_STEP = StepKind(
@@ -202,10 +282,16 @@ class WindowArgs(Args):
     window: Size
 
 
+def _packed_rows(b) -> Dim:
+    """The number of packed patches: the rows of the component's stream, if that is packed."""
+    shape = b.component.stream.type.shape
+    return shape[0] if len(shape) == 2 else PATCHES
+
+
 def _lower_window_order(b, grid, args: WindowArgs):
-    rows = b.component.stream.type.shape[0] // (args.merge * args.merge)
+    rows = _packed_rows(b) // (args.merge * args.merge)
     attrs = GridAttrs("window", args.merge, args.window, rows)
-    return b.plan("window_order", {"grid": grid}, attrs)
+    return b.plan("window_order", {"grid": grid}, attrs, b.name)
 
 
 WINDOW_ORDER_STEP = StepKind(
@@ -220,8 +306,8 @@ class GridPositionArgs(Args):
 
 
 def _lower_grid_positions(b, grid, args: GridPositionArgs):
-    attrs = GridAttrs(merge=args.merge, rows=b.component.stream.type.shape[0])
-    return b.plan("grid_positions", {"grid": grid}, attrs)
+    attrs = GridAttrs(merge=args.merge, rows=_packed_rows(b))
+    return b.plan("grid_positions", {"grid": grid}, attrs, b.name)
 
 
 GRID_POSITIONS_STEP = StepKind(
@@ -238,6 +324,45 @@ GRID_POSITIONS_STEP = StepKind(
 
 
 @dataclass(frozen=True, slots=True)
+class PackAttrs:
+    """Nothing: the index says it all."""
+
+
+def _infer_pack(ops: Operands):
+    x = ops.tensor("x")
+    return (x.with_shape(ops.tensor("index").shape[0], *x.shape[2:]),)
+
+
+PACK = Op(
+    "pack",
+    "The patches of several images in one sequence, without padding.",
+    infer=_infer_pack,
+    emit=lambda node, scope: scope.atom(
+        f"{method(scope.use(node['x']), 'flatten', '0', '1').flat()}"
+        f"[{scope.use(node['index']).flat()}]"
+    ),
+    attrs=PackAttrs,
+    results=("x",),
+    inline=False,
+)
+
+
+class PackArgs(Args):
+    """Arguments of `pack`: the name of the index."""
+
+    index: str
+
+
+PACK_STEP = StepKind(
+    "pack",
+    PACK.doc,
+    PackArgs,
+    lambda b, x, args: b.node("pack", {"x": x, "index": b.value(args.index)}, PackAttrs()),
+    shorthand="index",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class ReorderAttrs:
     """How many rows move together, and whether they go back to where they came from."""
 
@@ -251,8 +376,7 @@ def _emit_reorder(node, scope):
         order = method(order, "argsort")
     if node.attrs.group == Dim.const(1):
         return scope.atom(f"{scope.name(node['x'])}[{order.flat()}]")
-    groups = method(x, "unflatten", "0", f"(-1, {scope.dim(node.attrs.group)})")
-    return method(scope.atom(f"{groups.flat()}[{order.flat()}]"), "flatten", "0", "1")
+    return call(scope.helper("reorder"), x, order, scope.dim(node.attrs.group))
 
 
 REORDER = Op(
@@ -276,7 +400,8 @@ class ReorderArgs(Args):
 
 def _lower_reorder(b, x, args: ReorderArgs):
     operands = {"x": x, "order": b.value(args.order)}
-    return b.node("reorder", operands, ReorderAttrs(args.group, args.inverse))
+    attrs = ReorderAttrs(args.group, args.inverse)
+    return b.node("reorder", operands, attrs, hints=(base_name(x.name),))
 
 
 REORDER_STEP = StepKind("reorder", REORDER.doc, ReorderArgs, _lower_reorder, shorthand="order")

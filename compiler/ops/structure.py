@@ -12,7 +12,7 @@ from vlmspec.compiler.ops.activation import ScaledAddAttrs
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 from vlmspec.diagnostics.text import quote
-from vlmspec.dsl.schema import ComponentName, Name
+from vlmspec.dsl.schema import ComponentName, Name, Title
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class BlockArgs(Args):
     """Arguments of `block`: the steps inside, and what they are."""
 
     body: tuple[Any, ...]
-    title: str = "Steps that belong together."
+    title: Title = "Steps that belong together."
 
 
 def _lower_block(b, x, args: BlockArgs):
@@ -217,6 +217,9 @@ def _lower_layers(b, x, args: LayersArgs):
         for other, _ in builders:
             for value in list(other.captures):
                 child.own(value)
+    order = {value.name: place for place, value in enumerate(builders[0][0].inputs)}
+    for child, _ in builders:
+        child.inputs.sort(key=lambda value: order[value.name])
     graphs = tuple(child.finish(result).name for child, result in builders)
     attrs = RepeatAttrs(graphs, args.count, cycle, places)
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))

@@ -4,6 +4,8 @@ A processor cuts every image or video into patches and lists them one after anot
 and columns of patches each one has. Cells of `merge` x `merge` patches, which later become one token, lie together: cells
 in reading order, and the patches of a cell in reading order.
 
+Images that come padded to the size of the largest are packed by `patch_index`.
+
 Legend: N packed patches, I images and videos, H heads, E head dimension.
 """
 
@@ -28,6 +30,30 @@ def frame_runs(grid: Tensor) -> tuple[tuple[int, int], ...]:
 def clip_runs(grid: Tensor) -> tuple[tuple[int, int], ...]:
     """Segments of one image or video each; grid [I, 3] of frames, rows and columns."""
     return segment_runs(t * h * w for t, h, w in grid.tolist())
+
+
+def image_grid(pixel_values: Tensor, sizes: Tensor | None, patch: int) -> Tensor:
+    """Frames (one), rows and columns of the patches of each image [I, 3].
+
+    Args:
+        pixel_values: images, padded to the largest [I, channels, height, width].
+        sizes: height and width of each without padding [I, 2]; None where there is no padding.
+        patch: side of a patch.
+    """
+    if sizes is None:
+        sizes = torch.tensor([pixel_values.shape[-2:]]).expand(len(pixel_values), 2)
+    return torch.cat([torch.ones_like(sizes[:, :1]), sizes // patch], 1)
+
+
+def patch_index(pixel_values: Tensor, grid: Tensor, patch: int) -> Tensor:
+    """Which patches are not padding, among those of all images in reading order [N].
+
+    See `image_grid`, which gives the grid, for the other arguments.
+    """
+    rows, columns = (torch.arange(n // patch) for n in pixel_values.shape[-2:])
+    grid = grid.cpu()[:, :, None, None]
+    inside = (rows[:, None] < grid[:, 1]) & (columns < grid[:, 2])
+    return inside.flatten().nonzero()[:, 0].to(pixel_values.device)
 
 
 def window_runs(grid: Tensor, merge: int, window: int) -> tuple[tuple[int, int], ...]:
@@ -78,6 +104,16 @@ def grid_positions(grid: Tensor, merge: int) -> Tensor:
         place = place.view(h // merge, merge, w // merge, merge, 2).transpose(1, 2)
         found.append(place.reshape(1, h * w, 2).expand(t, -1, -1).flatten(0, 1))
     return torch.cat(found)
+
+
+def reorder(x: Tensor, order: Tensor, group: int) -> Tensor:
+    """Rows in another order, `group` of them staying together.
+
+    Args:
+        x: rows [N, ...].
+        order: which group stands at each place [N / group].
+    """
+    return x.unflatten(0, (-1, group))[order].flatten(0, 1)
 
 
 def segment_attention(

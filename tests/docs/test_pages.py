@@ -1,6 +1,7 @@
 """Pages hold together: fences, links, anchors, tables, and an index that names all of them."""
 
 import re
+from pathlib import Path
 
 import pytest
 from pages import (
@@ -54,7 +55,8 @@ def test_paths_in_prose_exist(page):
         for path in re.findall(
             r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text
         ):
-            assert (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
+            placeholder = any(part.isupper() for part in Path(path).with_suffix("").parts)
+            assert placeholder or (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
 
 
 def test_index_names_every_page():

@@ -40,6 +40,17 @@ QWEN2_SIZES = {
         },
     },
 }
+WINDOW_SIZES = {
+    "wide-windows": {
+        "vision": {"window_size": 56, "fullatt_block_indexes": [0, 2], "num_heads": 2},
+        "model": {"tie_word_embeddings": True},
+    },
+    "all-full": {"vision": {"depth": 4, "fullatt_block_indexes": [0, 1, 2, 3]}},
+}
+PIXTRAL_SIZES = {
+    "silu": {"vision": {"hidden_act": "silu", "num_attention_heads": 2, "num_hidden_layers": 3}},
+    "grouped": {"text": {"head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 1}},
+}
 ARCHITECTURES = (
     Packed(
         "qwen2-vl",
@@ -49,6 +60,25 @@ ARCHITECTURES = (
         set=SIDE,
     ),
     Packed("qwen2-vl", "qwen2_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
+    Packed(
+        "qwen2.5-vl",
+        "qwen2_5_vl",
+        sizes=WINDOW_SIZES,
+        parameters={
+            None: 8_292_166_656,
+            "3b": 3_754_622_976,
+            "32b": 33_452_718_336,
+            "72b": 73_410_777_344,
+        },
+        set=SIDE,
+    ),
+    Packed("qwen2.5-vl", "qwen2_5_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
+    Packed(
+        "pixtral",
+        "pixtral_llava",
+        sizes=PIXTRAL_SIZES,
+        parameters={None: 12_682_739_712, "124b": 124_134_870_400},
+    ),
 )
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
@@ -162,9 +192,10 @@ def test_transformers_reads_the_config_of_a_new_model(shared_folder, architectur
     again = type(theirs).from_dict(harness.emitted(tiny).config.to_json())
     for part in ("vision_config", "text_config"):
         ours, want = getattr(again, part).to_dict(), getattr(theirs, part).to_dict()
-        passive = {"dtype", "bos_token_id", "eos_token_id", "pad_token_id", "head_dim"}
-        differing = {k for k in want if ours[k] != want[k]} - passive
-        assert differing <= {"max_position_embeddings", "use_cache", "initializer_range"}
+        # Not part of what a forward computes; or, as the type of a plain decoder, another word for it.
+        passive = {"dtype", "bos_token_id", "eos_token_id", "pad_token_id", "head_dim", "use_cache"}
+        passive |= {"max_position_embeddings", "image_size", "initializer_range", "model_type"}
+        assert not {k for k in want if k in ours and ours[k] != want[k]} - passive
 
 
 @pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
@@ -335,7 +366,7 @@ def original_positions(inputs: dict, merge: int, speed: float | None) -> torch.T
 def test_positions_follow_the_original_by_default(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(Tiny(tiny.spec, tiny.reference, tiny.folder, tiny.inputs))
-    speed = getattr(model.config.vision, "tokens_per_second", None)
+    speed = getattr(model.config.text, "tokens_per_second", None)
     places = original_positions(tiny.inputs, 2, speed)
     planned = plan_of(model, tiny.inputs).token_places
     assert torch.equal(planned.movedim(-1, 0), places)
@@ -378,3 +409,42 @@ def test_visual_tokens_are_those_of_the_processor(shared_folder, size):
     with pytest.raises(ValueError, match="placeholder"):
         extra = torch.cat([ids, torch.full((1, 1), references.IMG)], 1)
         model(**{**given, "input_ids": extra, "mm_token_type_ids": torch.zeros_like(extra)})
+
+
+def test_images_alone_and_packed_give_the_same(shared_folder):
+    """No image sees another one, nor the padding that brings them to one size."""
+    tiny = make(shared_folder, ARCHITECTURES[-1], "plain")
+    model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
+    pixels, sizes = given["pixel_values"], given["image_sizes"]
+    with harness.verification.capture(model, {"vision": "vision"}) as seen, torch.no_grad():
+        model(**given)
+        packed = seen["vision"]
+        counts = (sizes // 8).prod(-1).tolist()
+        alone = []
+        for image, (height, width), count in zip(pixels, sizes.tolist(), counts, strict=True):
+            seen["vision"] = None
+            ids = torch.full((1, count), references.IMG)
+            model(ids, image[None, :, :height, :width])  # sizes are needed for padding only
+            alone.append(seen["vision"])
+    for one, two in zip(alone, packed.split(counts), strict=True):
+        assert harness.compare(one, two) <= 1e-12
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 33), (20, 130), (8, 8)])
+def test_rows_of_placeholders_are_those_of_the_processor(shared_folder, size):
+    references._transformers()
+    from transformers import PixtralImageProcessor
+
+    tiny = make(shared_folder, ARCHITECTURES[-1], "plain")
+    model = harness.emitted(tiny)
+    processor = PixtralImageProcessor(patch_size=8, size={"longest_edge": 64})
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(2))
+    out = dict(processor(images=[image.to(torch.uint8)], return_tensors="pt"))
+    out["image_sizes"] = torch.as_tensor(out["image_sizes"])
+    rows, columns = (out["image_sizes"][0] // 8).tolist()
+    ids = ([*[references.IMG] * columns, references.START] * rows)[:-1] + [references.END, 7]
+    assert len(ids) - 1 == rows * (columns + 1)
+    given = {"input_ids": torch.tensor([ids]), **out}
+    with torch.no_grad():
+        got, want = model(**given).logits, harness.reference(tiny)(**given).logits
+    assert harness.compare(got, want) <= 1e-5

@@ -18,8 +18,9 @@ _MODULE = frozenset(
     "zero_grad".split()
 )
 _EMITTED = frozenset(
-    "alternates config config_class frequencies generate generates generation_defaults ignored_suffixes "
-    "layer layer_cache new_cache num_parameters from_pretrained save_pretrained weight_map".split()
+    "alternates config config_class frequencies generate generates generation_defaults "
+    "ignored_suffixes layer layer_cache new_cache num_parameters from_pretrained save_pretrained "
+    "weight_map".split()
 )
 _GENERATION = frozenset(
     "attention_mask cache cos keys logits_to_keep mask past position_ids positions sin".split()
