@@ -27,6 +27,7 @@ FILES = (
     "cross_attention/reference.py",
     "relative_bias/reference.py",
     "spatial/reference.py",
+    "patches/reference.py",
     "anyres/reference.py",
 )
 STANDARD = ("itertools", "math")
