@@ -5,7 +5,7 @@ the part's default. Sizes stay names in the program, with these values beside th
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -117,20 +117,24 @@ class Settings:
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
-            is_list = isinstance(setting.default, tuple)
-            # Without a config there is no list to hold others against; the names of tensors differ.
-            paths = () if is_list and value is MISSING else setting.paths
             value = setting.default if value is MISSING else value
+            is_list = isinstance(setting.default, tuple)
             if isinstance(value, (list, tuple)) and (many or is_list):
                 value = tuple(value)
             elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
-            value = tuple(value) if isinstance(value, list) else value
             self.options[name] = ConfigKey(
-                name, paths, value, setting.default, setting.map, setting.span
+                name, setting.paths, value, setting.default, setting.map, setting.span
             )
         return self.options[name].value
+
+    def spell_out(self, pattern: tuple[str, ...], layers: tuple[str, ...]) -> None:
+        """Note which layers an option's pattern means, as a config.json lists them."""
+        for name, key in self.options.items():
+            if key.value == pattern:
+                default = layers if key.default == pattern else key.default
+                self.options[name] = replace(key, value=layers, default=default)
 
     def _resolve(self, setting: Setting) -> Dim:
         if isinstance(setting.default, (tuple, list)):

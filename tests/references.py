@@ -727,25 +727,33 @@ def _idefics_images(case: Case, size: int, patch: int, sizes):
     return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
 
-def _idefics3(case: Case, config_class, vision_class, text):
+def _idefics3(case: Case, config_class, vision_class, text, factor: int = 2):
+    given = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        **case.sizes.get("vision", {}),
+    }
     cfg = config_class(
-        vision_config=vision_class(
-            hidden_size=48,
-            intermediate_size=80,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=32,
-            patch_size=8,
-        ),
+        vision_config=vision_class(**given),
         text_config=text,
         image_token_id=IMG,
-        scale_factor=2,
+        scale_factor=factor,
         tie_word_embeddings=False,
     )
+    side = given["image_size"]
+    tokens = (side // given["patch_size"] // factor) ** 2
 
     def inputs(model):
-        vis = _idefics_images(case, 32, 8, [(32, 24), (16, 32), (32, 32)])
-        return {**case.prompt([[START, *[IMG] * 4, END]] * case.n), **vis}
+        if not case.n:
+            return case.prompt([])
+        patch = given["patch_size"]
+        sizes = [(side, side - patch), (side // 2 + 1, side), (side, side), (side - patch - 1, 3)]
+        vis = _idefics_images(case, side, patch, sizes)
+        return {**case.prompt([[START, *[IMG] * tokens, END]] * case.n), **vis}
 
     return cfg, inputs
 
@@ -755,9 +763,8 @@ def idefics3(case: Case):
     from transformers import Idefics3Config
     from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
-    return _idefics3(
-        case, Idefics3Config, Idefics3VisionConfig, decoder("llama", rms_norm_eps=1e-5)
-    )
+    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
+    return _idefics3(case, Idefics3Config, Idefics3VisionConfig, text)
 
 
 @reference("SmolVLMForConditionalGeneration", mirrors="HuggingFaceTB/SmolVLM2-2.2B-Instruct")
@@ -765,7 +772,9 @@ def smolvlm(case: Case):
     from transformers import SmolVLMConfig
     from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
-    return _idefics3(case, SmolVLMConfig, SmolVLMVisionConfig, decoder("llama", rms_norm_eps=1e-5))
+    case.sizes.setdefault("vision", {"image_size": 36, "patch_size": 6})
+    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
+    return _idefics3(case, SmolVLMConfig, SmolVLMVisionConfig, text, factor=3)
 
 
 def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):

@@ -64,11 +64,11 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
-            is_list = isinstance(key.default, tuple)
-            default = None if is_list else _raw_values(key, key.default)[0]
+            values = [literal(v) for v in _raw_values(key, key.value)]
+            accepted = ", ".join(values) + ("," if len(values) == 1 else "")
+            default = _raw_values(key, key.default)[0]
             lines += _call(
-                "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
+                "check_choice", ["data", _paths(key), f"({accepted})", literal(default)], ""
             )
         lines += self._reads("")
         lines.append("        return cls(")

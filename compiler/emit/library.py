@@ -20,12 +20,14 @@ FILES = (
     "packed/reference.py",
     "attention/reference.py",
     "recurrence/reference.py",
+    "latent/reference.py",
     "moe/reference.py",
     "splice/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
     "relative_bias/reference.py",
     "spatial/reference.py",
+    "patches/reference.py",
     "anyres/reference.py",
 )
 STANDARD = ("itertools", "math")

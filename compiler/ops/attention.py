@@ -9,7 +9,7 @@ from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
 from vlmspec.compiler.ops.norm import add_norm
-from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +208,19 @@ ROPE = Op(
 )
 
 
+def _infer_partial_rope(ops: Operands):
+    x, table = ops.tensor("x"), ops.tensor("cos").width
+    width, rotated = resolve_int(x.width, ops), resolve_int(table, ops)
+    if width and rotated and rotated > width:
+        shown = f"{ops.show(table)} against {ops.show(x.width)}"
+        raise ShapeError(f"the rotary table is wider than a head: {shown}", dims=(table, x.width))
+    return (x,)
+
+
 PARTIAL_ROPE = Op(
     "partial_rope",
     "Rotate the first dimensions of each head, as many as the table has; the others stay.",
-    infer=same_as("x"),
+    infer=_infer_partial_rope,
     emit=lambda node, scope: call(
         scope.helper("apply_partial_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
     ),

@@ -195,6 +195,7 @@ class LayersArgs(Args):
     kinds: dict[Name, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    leading: dict[str, int] = {}
     taps: TapsArgs | None = None
 
 
@@ -285,14 +286,28 @@ def _layer_kinds(b, args: LayersArgs):
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
     words = [word for entry in args.pattern for word in _repeated(b, entry)]
-    for word in [*words, *args.at]:
+    for word in [*words, *args.at, *args.leading]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
             b.fail("VS104", f"no kind of layer is called `{word}`; there are {known}")
-    places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
+    given = args.at | {name: tuple(range(count)) for name, count in args.leading.items()}
+    places = tuple(given.get(name, ()) for name in order[1:]) if given else ()
     if not places and not words:
         b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
+    if words:
+        total = args.count.value(b.program.sizes)
+        layers = tuple(words[i % len(words)] for i in range(total))
+        b.scope.settings.spell_out(args.pattern, layers)
+        words = _cycle(words)
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
+
+
+def _cycle(words: list[str]) -> list[str]:
+    """The shortest beginning that the rest repeats."""
+    for length in range(1, len(words)):
+        if all(a == b for a, b in zip(words, words[length:], strict=False)):
+            return words[:length]
+    return words
 
 
 def _repeated(b, entry: str) -> list[str]:

@@ -121,12 +121,18 @@ class RecurrentState:
         shape = (batch_size, num_heads, key_dim, value_dim)
         self.state = torch.zeros(*shape, dtype=exact, device=device)
 
-    def replace(self, state: Tensor) -> None:
-        """Take the state [B, H, E, E] after new tokens."""
-        if state.shape != self.state.shape:
-            raise ValueError(
-                f"the cache is for {self.state.shape[0]} rows, not for {state.shape[0]}"
-            )
+    def read(self, rows: int) -> Tensor:
+        """Return the state [B, H, E, E].
+
+        Raises:
+            ValueError: if it is of another number of rows.
+        """
+        if rows != self.state.shape[0]:
+            raise ValueError(f"the cache is for {self.state.shape[0]} rows, not for {rows}")
+        return self.state
+
+    def write(self, state: Tensor) -> None:
+        """Keep the state [B, H, E, E] after new tokens."""
         self.state = state
 
 
