@@ -126,6 +126,8 @@ class Lowering:
             self.diagnostics.error("VS210", message, second, "", mend, secondary=labels)
             return
         ((kind, op),) = kinds
+        if isinstance(op, FromConfig):
+            op = self._chosen_part(name, kind, op, component.config, tree)
         if op in self.architecture.graph and not self._is_known(op):
             self._place_again(name, op, component, tree)
             return
@@ -148,6 +150,18 @@ class Lowering:
             message = f"`{name}` cannot have `{key}` of its own"
             self.diagnostics.error("VS214", message, tree.key_span(key), help=mend)
         self.again[name] = other
+
+    def _chosen_part(
+        self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
+    ) -> str:
+        """The part that config.json, the variant or the default names, as an option of the component."""
+        full, span = f"{name}.{kind}", tree.items[kind][1].span
+        self.settings.declare(Setting(full, given, span, prefix, option=True))
+        op = self.settings.option(full)
+        chosen = self.architecture.graph[name].model_copy(update={kind: str(op)})
+        graph = {**self.architecture.graph, name: chosen}
+        self.architecture = self.architecture.model_copy(update={"graph": graph})
+        return str(op)
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
         try:

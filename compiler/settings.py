@@ -230,6 +230,9 @@ class Settings:
             found = lookup(config, path)
             if found is MISSING or (found is None and not setting.option):
                 continue
+            if isinstance(found, list) and found and not setting.option:
+                # A size along each axis, as [448, 448].
+                found = found[0] if found.count(found[0]) == len(found) else found
             self.origins[name] = (self.overrides.config_span, path, "given here")
             return self._mapped(setting, found, path)
         return MISSING

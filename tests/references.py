@@ -760,30 +760,34 @@ def smolvlm(case: Case):
 def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
     from transformers import InternVLConfig, InternVLVisionConfig
 
-    vision = InternVLVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=80,
-        image_size=[28, 28],
-        patch_size=[7, 7],
-        norm_type=norm,
-        use_qk_norm=qk,
-        attention_bias=bias,
-    )
+    given = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        **case.sizes.get("vision", {}),
+    }
+    side = given["image_size"]
+    given |= {"image_size": [side] * 2, "patch_size": [given["patch_size"]] * 2}
+    vision = InternVLVisionConfig(**given, norm_type=norm, use_qk_norm=qk, attention_bias=bias)
+    tokens = (side // vision.patch_size[0] // 2) ** 2
     cfg = InternVLConfig(
         vision_config=vision,
-        text_config=decoder(text),
+        text_config=decoder(text, **case.sizes.get("text", {})),
         image_token_id=IMG,
-        image_seq_length=4,
+        image_seq_length=tokens,
         tie_word_embeddings=False,
     )
 
     def inputs(model):
-        tiles = [3, 1, 2][: case.n]  # dynamic tiling: tiles plus thumbnail
+        if not case.n:
+            return case.prompt([])
+        tiles = [3, 1, 2, 1][: case.n]  # dynamic tiling: tiles plus thumbnail
         return {
-            **case.prompt([[START, *[IMG] * (4 * t), END] for t in tiles]),
-            "pixel_values": case.normal(sum(tiles), 3, 28, 28),
+            **case.prompt([[START, *[IMG] * (tokens * t), END] for t in tiles]),
+            "pixel_values": case.normal(sum(tiles), 3, side, side),
         }
 
     return cfg, inputs
@@ -792,6 +796,14 @@ def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
 @reference("InternVLForConditionalGeneration", mirrors="OpenGVLab/InternVL3-1B-hf")
 def internvl(case: Case):
     return _internvl(case, "layer_norm", False, True, "qwen2")
+
+
+@reference(
+    "InternVLForConditionalGeneration",
+    mirrors="OpenGVLab/InternVL2_5-8B (InternLM 2.5 in the layout of llama)",
+)
+def internvl_llama(case: Case):
+    return _internvl(case, "layer_norm", False, True, "llama")
 
 
 @reference(
@@ -814,6 +826,8 @@ def deepseek_vl(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {**case.prompt([16] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
 
     return cfg, inputs
@@ -846,6 +860,8 @@ def deepseek_vl_hybrid(case: Case):
     )
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         return {
             **case.prompt([16] * case.n),
             "pixel_values": case.normal(case.n, 3, 28, 28),
@@ -1294,30 +1310,26 @@ def kosmos2(case: Case):
 def fuyu(case: Case):
     from transformers import FuyuConfig
 
-    text = decoder(
-        "persimmon",
-        hidden_act="relu2",
-        qk_layernorm=True,
-        layer_norm_eps=1e-5,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 25000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    )
+    given = {"hidden_act": "relu2", "qk_layernorm": True, "layer_norm_eps": 1e-5}
+    given["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 25000.0,
+        "partial_rotary_factor": 0.5,
+    }
+    text = decoder("persimmon", **{**given, **case.sizes.get("text", {})})
+    side = case.sizes.get("patch", {}).get("size", 10)
     cfg = FuyuConfig(
-        text_config=text, image_size=40, patch_size=10, num_channels=3, image_token_id=IMG
+        text_config=text, image_size=40, patch_size=side, num_channels=3, image_token_id=IMG
     )
 
     def inputs(model):
-        grids = [(2, 3), (3, 1), (1, 2)][: case.n]
-        blocks = [
-            ([IMG] * w + [START]) * h for h, w in grids
-        ]  # a newline token closes each patch row
-        return {
-            **case.prompt(blocks),
-            "pixel_values": case.normal(1, sum(h * w for h, w in grids), 10 * 10 * 3),
-        }
+        grids = [(2, 3), (3, 1), (1, 2), (2, 2)][: case.n]
+        # A newline token closes each row of patches.
+        prompt = case.prompt([([IMG] * w + [START]) * h for h, w in grids])
+        patches = sum(h * w for h, w in grids)
+        if not patches:
+            return prompt
+        return {**prompt, "pixel_values": case.normal(1, patches, side * side * 3)}
 
     return cfg, inputs
 

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ def build(
     overrides = make_overrides(loaded, checkpoint or config, variant, set, found)
     program = lower(loaded, overrides, found)
     found.raise_if_errors()
+    loaded = _with_chosen_parts(loaded, program)
     check_program(program, found)
     _check_classes(loaded, program, found)
     found.raise_if_errors()
@@ -117,6 +118,20 @@ def build(
         check_weights(program, Path(checkpoint), found)
         found.raise_if_errors()
     return Built(loaded, program, tuple(found))
+
+
+def _with_chosen_parts(
+    loaded: "Loaded[Architecture]", program: "Program"
+) -> "Loaded[Architecture]":
+    """The spec with the parts that its config.json, or its variant, has chosen."""
+    chosen = {option.name: option.value for option in program.options}
+    graph = {
+        name: component.model_copy(
+            update={k: chosen.get(f"{name}.{k}", op) for k, op in component.kinds}
+        )
+        for name, component in loaded.document.graph.items()
+    }
+    return replace(loaded, document=loaded.document.model_copy(update={"graph": graph}))
 
 
 def _check_classes(loaded, program: "Program", found: Diagnostics) -> None:

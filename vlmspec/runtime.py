@@ -15,7 +15,7 @@ def import_package(path: Path) -> ModuleType:
     """
     path = path.resolve()
     digest = sha256(str(path).encode() + (path / "manifest.json").read_bytes()).hexdigest()[:12]
-    name = f"_vlmspec_{path.name}_{digest}"
+    name = f"_vlmspec_{path.name.replace('.', '_')}_{digest}"  # a dot would name a package
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(

@@ -1,6 +1,7 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from vlmspec.compiler.emit.names import config_class
@@ -51,6 +52,7 @@ class ConfigEmitter:
             cls = config_class(name)
             lines.append(f"    {name}: {cls} = field(default_factory={cls})")
         lines += [self._field(key) for key in self.own("")]
+        lines += self._properties("")
         lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
         lines += [
             '        """Read the sizes from a checkpoint\'s config.json.',
@@ -160,9 +162,20 @@ def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     value = list(value) if isinstance(value, tuple) else value
     if not key.map:
         return [value]
-    table = {"true": True, "false": False, "none": None}
-    found = [table.get(raw, raw) for raw, meant in key.map.items() if meant == value]
+    found = [_raw(text) for text, meant in key.map.items() if meant == value]
     return found or [value]
+
+
+def _raw(text: str) -> Any:
+    """What a key of a map stands for in config.json: a truth value, null, a number or a text."""
+    table = {"true": True, "false": False, "none": None, "null": None}
+    if text in table:
+        return table[text]
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _plant(tree: dict[str, Any], path: str, value: str) -> None:

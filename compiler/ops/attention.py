@@ -1,6 +1,7 @@
 """Self-attention: projections, rotary positions, masks, the attention itself."""
 
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
@@ -8,7 +9,8 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
-from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+from vlmspec.compiler.ops.norm import add_norm
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,17 @@ ROPE = Op(
 )
 
 
+PARTIAL_ROPE = Op(
+    "partial_rope",
+    "Rotate the first dimensions of each head, as many as the table has; the others stay.",
+    infer=same_as("x"),
+    emit=lambda node, scope: call(
+        scope.helper("apply_partial_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
+    ),
+    inline=False,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionAttrs:
     """Scale of the scores; head_dim ** -0.5 unless given."""
@@ -250,6 +263,9 @@ def _emit_attention(node, scope):
     scale = [scope.scalar(attrs.scale)] if attrs.scale else []
     roles = ["q", "k", "v"]
     rotary = ["cos", "sin"] if node.get("cos") else []
+    if not attrs.causal and node.get("mask") is not None:
+        roles.append("mask")
+        return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
@@ -272,7 +288,8 @@ ATTENTION = Op(
 class RopeArgs(Args):
     """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
 
-    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type.
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type. Only the first
+    `rotary_dim` dimensions of a head are rotated, or that `rotary_fraction` of them, if given.
     """
 
     theta: Number = Scalar(10000.0)
@@ -283,10 +300,17 @@ class RopeArgs(Args):
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
     original_max_position: Size | None = None
+    rotary_dim: Size | None = None
+    rotary_fraction: float | None = None
 
 
 class AttentionArgs(Args):
-    """Arguments of `attention`."""
+    """Arguments of `attention`.
+
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
+    are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused` projection, `qkv_order`
+    says what stands together: all queries, then keys, then values (`stacked`), or those of each head (`by-head`).
+    """
 
     num_heads: Size
     num_kv_heads: Size | None = None
@@ -294,7 +318,11 @@ class AttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     fused: bool = False
-    mask: Literal["none", "causal"] = "none"
+    qkv_order: Literal["stacked", "by-head"] = "stacked"
+    qk_norm: Literal["none", "head", "width"] = "none"
+    qk_norm_kind: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    qk_eps: Number = Scalar(1e-6)
+    mask: str = "none"
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
@@ -317,16 +345,33 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
-def _lower_attention(b, x, args: AttentionArgs):
-    width = x.type.width
-    if args.head_dim is None:
-        _check_divides(b, width, args.num_heads)
-    head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
-    kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
-    heads = {}
+def _normed(b, h, role: str, over: str, args: AttentionArgs):
+    """Queries or keys, normalised where that is done over heads, or over the `width`; values stay."""
+    if role == "v" or over != args.qk_norm:
+        return h
+    return add_norm(b, args.qk_norm_kind, h, args.qk_eps, f"{role}_norm")
+
+
+def _heads_by_head(b, x, width: Dim, args: AttentionArgs, head_dim: Dim) -> dict:
+    """Queries, keys and values of a projection that has those of each head side by side."""
+    if args.num_kv_heads is not None and args.num_kv_heads != args.num_heads:
+        b.fail("VS104", "`qkv_order: by-head` has as many key and value heads as query heads")
+    qkv = add_linear(b, x, width * 3, bias=args.bias, role="qkv", name="qkv")
+    heads = b.node("split_heads", {"x": qkv}, HeadsAttrs(args.num_heads, head_dim * 3))
+    pieces = b.node("split", {"x": heads}, SplitAttrs((head_dim,) * 3), hints=(*"qkv",))
+    return dict(zip("qkv", pieces, strict=True))
+
+
+def _heads(b, x, args: AttentionArgs, head_dim: Dim) -> dict:
+    """Queries, keys and values as heads, normalised before or after the split into them."""
+    width, kv_heads = x.type.width, args.num_kv_heads
+    kv_heads = args.num_heads if kv_heads is None else kv_heads
     counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
     whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
     sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
+    if args.fused and args.qkv_order == "by-head":
+        heads = _heads_by_head(b, x, sizes["q"], args, head_dim)
+        return {role: _normed(b, h, role, "head", args) for role, h in heads.items()}
     if args.fused:
         total = sum(sizes.values(), Dim.const(0))
         qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
@@ -335,15 +380,39 @@ def _lower_attention(b, x, args: AttentionArgs):
         pieces = [
             add_linear(b, x, size, bias=args.bias, role=r, name=r) for r, size in sizes.items()
         ]
+    heads = {}
     for (role, count), h in zip(counts.items(), pieces, strict=True):
-        heads[role] = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+        h = _normed(b, h, role, "width", args)
+        h = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+        heads[role] = _normed(b, h, role, "head", args)
+    return heads
+
+
+def _rotated(b, x, heads: dict, args: RopeArgs, head_dim: Dim) -> None:
+    """Rotate queries and keys, wholly or in part."""
+    partial = args.rotary_dim
+    if args.rotary_fraction is not None:
+        share = Fraction(args.rotary_fraction).limit_denominator(1000)
+        partial = head_dim * share.numerator // share.denominator if share != 1 else None
+    cos, sin = rope_tables(b, x, head_dim if partial is None else partial, args)
+    for role in ("q", "k"):
+        operands = {"x": heads[role], "cos": cos, "sin": sin}
+        op = "rope" if partial is None else "partial_rope"
+        heads[role] = b.node(op, operands, hints=(role,))
+
+
+def _lower_attention(b, x, args: AttentionArgs):
+    width = x.type.width
+    if args.head_dim is None:
+        _check_divides(b, width, args.num_heads)
+    head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
+    heads = _heads(b, x, args, head_dim)
     if args.rope:
-        cos, sin = rope_tables(b, x, head_dim, args.rope)
-        for role in ("q", "k"):
-            operands = {"x": heads[role], "cos": cos, "sin": sin}
-            heads[role] = b.node("rope", operands, hints=(role,))
+        _rotated(b, x, heads, args.rope, head_dim)
     causal = args.mask == "causal"
     operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    if args.mask not in ("none", "causal"):
+        operands["mask"] = b.value(args.mask)
     if args.segments is not None:
         h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
     else:
@@ -359,7 +428,15 @@ ATTENTION_STEP = StepKind(
     "Multi-head self-attention with its projections.",
     AttentionArgs,
     _lower_attention,
-    roles={"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "qkv": "qkv_proj"},
+    roles={
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "o_proj",
+        "qkv": "qkv_proj",
+        "q_norm": "q_norm",
+        "k_norm": "k_norm",
+    },
     composite=True,
 )
 

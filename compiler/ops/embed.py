@@ -6,7 +6,7 @@ from vlmspec.compiler.emit.expr import Binary, call, method
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import TensorType
-from vlmspec.compiler.ops.args import Args, NoArgs, Size
+from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
 
 
@@ -158,6 +158,11 @@ def add_parameter(b, shape: tuple[Dim, ...], role: str) -> str:
     return b.name
 
 
+def ranked(rank: int, *sizes: Dim) -> tuple[Dim, ...]:
+    """A shape of `rank` dimensions: ones, then the sizes."""
+    return (*[Dim.const(1)] * (rank - len(sizes)), *sizes)
+
+
 def _infer_prepend(ops: Operands):
     x = ops.require_width("x", ops.module.attrs.shape[-1], "the prepended token")
     batch, tokens, width = x.shape
@@ -181,20 +186,26 @@ PREPEND_TOKEN = Op(
 )
 
 
-def _lower_prepend(b, x, args: NoArgs):
-    module = add_parameter(b, (x.type.width,), "token")
+class PrependArgs(Args):
+    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+
+    rank: int = 1
+
+
+def _lower_prepend(b, x, args: PrependArgs):
+    module = add_parameter(b, ranked(args.rank, x.type.width), "token")
     if b.graph is b.component:
         b.component.prefix_tokens += 1
     return b.node("prepend_token", {"x": x}, module=module)
 
 
 PREPEND_TOKEN_STEP = StepKind(
-    "prepend_token", PREPEND_TOKEN.doc, NoArgs, _lower_prepend, roles={"token": ""}
+    "prepend_token", PREPEND_TOKEN.doc, PrependArgs, _lower_prepend, roles={"token": ""}
 )
 
 
 def _infer_position(ops: Operands):
-    rows, width = ops.module.attrs.shape
+    *_, rows, width = ops.module.attrs.shape
     x = ops.require_width("x", width, "the position table")
     ops.require_same(x.shape[-2], rows, "the table has another length than the sequence")
     return (x,)
@@ -212,13 +223,14 @@ POSITION_EMBEDDING = Op(
 
 
 class PositionArgs(Args):
-    """Arguments of `position_embedding`."""
+    """Arguments of `position_embedding`; `rank` counts the dimensions in the checkpoint, leading ones included."""
 
     rows: Size
+    rank: int = 2
 
 
 def _lower_position(b, x, args: PositionArgs):
-    module = add_parameter(b, (args.rows, x.type.width), "table")
+    module = add_parameter(b, ranked(args.rank, args.rows, x.type.width), "table")
     return b.node("position_embedding", {"x": x}, module=module)
 
 

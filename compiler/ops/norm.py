@@ -1,6 +1,7 @@
 """Norms over the last dimension, and the residual addition that a norm reads."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vlmspec.compiler.emit.expr import call
 from vlmspec.compiler.ir.dim import Dim
@@ -75,23 +76,47 @@ RMS_NORM = Op(
 )
 
 
+NORM_SHAPES = {"layer_norm": _layer_norm_shapes, "rms_norm": _rms_norm_shapes}
+
+
+def add_norm(b, kind: str, x, eps: Scalar, role: str, name: str = ""):
+    """Declare a norm under `role`'s checkpoint name, and apply it; the module is called `name`, else as the role."""
+    attrs = NormAttrs(x.type.width, eps)
+    module = b.module(kind, attrs, role, NORM_SHAPES[kind](attrs), name or role)
+    return b.node(kind, {"x": x}, module=module)
+
+
 class NormArgs(Args):
     """Arguments of a norm."""
 
     eps: Number = Scalar(1e-5)
 
 
-def _norm_step(kind: str, shapes, doc: str) -> StepKind:
+def _norm_step(kind: str, doc: str) -> StepKind:
     def lower(b, x, args: NormArgs):
-        attrs = NormAttrs(x.type.width, args.eps)
-        module = b.module(kind, attrs, "norm", shapes(attrs))
-        return b.node(kind, {"x": x}, module=module)
+        return add_norm(b, kind, x, args.eps, "norm", b.name)
 
     return StepKind(kind, doc, NormArgs, lower, "eps", {"norm": ""}, ("connector",))
 
 
-LAYER_NORM_STEP = _norm_step("layer_norm", _layer_norm_shapes, LAYER_NORM.doc)
-RMS_NORM_STEP = _norm_step("rms_norm", _rms_norm_shapes, RMS_NORM.doc)
+LAYER_NORM_STEP = _norm_step("layer_norm", LAYER_NORM.doc)
+RMS_NORM_STEP = _norm_step("rms_norm", RMS_NORM.doc)
+
+
+class AnyNormArgs(NormArgs):
+    """Arguments of `norm`."""
+
+    kind: Literal["layer_norm", "rms_norm"]
+
+
+NORM_STEP = StepKind(
+    "norm",
+    "The norm that `kind` names, for parts that a checkpoint has in several forms.",
+    AnyNormArgs,
+    lambda b, x, args: add_norm(b, args.kind, x, args.eps, "norm", b.name),
+    roles={"norm": ""},
+    component=("connector",),
+)
 
 
 def _infer_add_norm(ops: Operands):

@@ -66,6 +66,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
     return h.transpose(1, 2)
 
 
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """Attend every query to the keys that a mask lets it see.
+
+    Args:
+        q: queries [B, T, H, E].
+        k, v: keys and values [B, S, G, E]; query head h reads head h // (H / G).
+        mask: which keys each query may see, broadcast to [B, H, T, S]; None for all.
+        scale: factor on the scores; E ** -0.5 if not given.
+
+    Returns:
+        Mixed values [B, T, H, E].
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return h.transpose(1, 2)
+
+
 def causal_attention(
     q: Tensor,
     k: Tensor,

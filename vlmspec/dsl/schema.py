@@ -168,11 +168,11 @@ class Component(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    encoder: Slug | None = None
-    connector: Slug | None = None
-    fusion: Slug | None = None
-    decoder: Slug | None = None
-    head: Slug | None = None
+    encoder: Slug | FromConfig | None = None
+    connector: Slug | FromConfig | None = None
+    fusion: Slug | FromConfig | None = None
+    decoder: Slug | FromConfig | None = None
+    head: Slug | FromConfig | None = None
     from_: Any = Field(alias="from", description="An input or component, or a mapping of operands.")
     config: ConfigPrefix = Field(
         default="",
@@ -186,7 +186,8 @@ class Component(BaseModel):
     take: Take | None = None
 
     @property
-    def kinds(self) -> list[tuple[str, str]]:
+    def kinds(self) -> list[tuple[str, Any]]:
+        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig` until it is known."""
         return [(kind, given) for kind in KINDS if (given := getattr(self, kind)) is not None]
 
     @property

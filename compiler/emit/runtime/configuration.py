@@ -28,6 +28,8 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
         value = lookup(data, path)
         if value is MISSING or value is None:
             continue
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # [448, 448], a size along each axis
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"config.json: `{path}` is {value!r}, not a number")
         if value < 0 or (isinstance(default, int) and value != int(value)):
