@@ -442,18 +442,20 @@ def llava_onevision(case: Case):
 @reference(
     "LlavaOnevisionForConditionalGeneration",
     mirrors="llava-hf/llava-onevision-qwen2-7b-ov-hf (video)",
-    cases=("plain",),
     note="pixel_values_videos; anyres_max_1 exercises the bilinear down-scaling of large images",
 )
 def llava_onevision_video(case: Case):
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import (
         image_size_to_num_patches,
     )
 
     cfg = _onevision(case, vision_aspect_ratio="anyres_max_1")
+    side = cfg.vision_config.image_size
+    grid = side // cfg.vision_config.patch_size
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -463,15 +465,13 @@ def llava_onevision_video(case: Case):
                 vision_feature_select_strategy="full",
             )
         )
-        video = case.normal(1, 3, 3, 28, 28)
-        tokens = 3 * math.ceil(4 / 2) ** 2 + 1
-        out = case.prompt([[IMG] * counts[0], [IMG] * counts[1] + case.text(2) + [VID] * tokens])
-        return {
-            **out,
-            **vis,
-            "pixel_values_videos": video,
-            "image_sizes_videos": torch.tensor([[28, 28]]),
-        }
+        blocks = [[IMG] * count for count in counts]
+        # A video follows the last image of each row.
+        last = [row[-1] for row in case.rows if row]
+        video = case.normal(len(last), 3, 3, side, side)
+        for i in last:
+            blocks[i] += case.text(2) + [VID] * (3 * math.ceil(grid / 2) ** 2 + 1)
+        return {**case.prompt(blocks), **vis, "pixel_values_videos": video}
 
     return cfg, inputs
 

@@ -21,6 +21,7 @@ FILES = (
     "attention/reference.py",
     "splice/reference.py",
     "anyres/reference.py",
+    "frames/reference.py",
     "spatial/reference.py",
 )
 STANDARD = ("itertools", "math")
