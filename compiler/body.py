@@ -105,7 +105,7 @@ def lower_composite(b: StepBuilder, kind: StepKind, x: Value, args: Any) -> Valu
 
 
 def step_parts(b: StepBuilder, node: Node) -> tuple[StepKind, Any, StepBuilder, dict[str, Any]]:
-    """What a step is made of: op, arguments, the builder with its name, weights and place, and its other keys.
+    """What a step is made of: op, arguments, the builder with name and weights, other keys.
 
     A fault in one of them does not keep the others from being checked.
     """

@@ -14,12 +14,21 @@ from vlmspec.compiler.ir.types import StateType, TensorType, Type
 from vlmspec.compiler.ops.registry import NoAttrs, Op, Operands, ShapeError
 from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 
-
 # A reader expects tensors first, then what says how to look at them.
 INPUT_RANK = {
     name: rank
     for rank, name in enumerate(
-        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+        (
+            "cos",
+            "sin",
+            "attention_mask",
+            "position_ids",
+            "mask",
+            "valid",
+            "cache",
+            "logits_to_keep",
+        ),
+        1,
     )
 }
 
@@ -99,6 +108,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    prefix: str = ""
     visual_counts: Value | None = None
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
@@ -291,6 +301,8 @@ def infer(
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
     borne = record.joins | record.bears
     optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
+    if record.gives_optional is not None:
+        optional |= record.gives_optional(attrs)
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)
@@ -332,6 +344,8 @@ class StepBuilder:
 
     def value(self, name: str) -> Value:
         """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        if not isinstance(name, str):
+            return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)

@@ -18,14 +18,15 @@ from vlmspec.compiler.builder import (
     Tap,
     Weights,
 )
-from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.dim import Dim, check_name
 from vlmspec.compiler.ir.graph import Module, Param, Program, Value
-from vlmspec.compiler.ir.types import StateType, TensorType, resolve
+from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.embed import ParameterAttrs
 from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
-from vlmspec.compiler.settings import Overrides, Scope, Setting, Settings
+from vlmspec.compiler.scope import Scope
+from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.faults import near_or_list, report, show
@@ -138,6 +139,18 @@ class Lowering:
         if part or op in STEPS:
             self.places[name] = Place(name, component, kind, op, part, scope, tree)
 
+    def _chosen_part(
+        self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
+    ) -> str:
+        """The part that config.json, the variant or the default names, as an option of the component."""
+        full, span = f"{name}.{kind}", tree.items[kind][1].span
+        self.settings.declare(Setting(full, given, span, prefix, option=True))
+        op = self.settings.option(full)
+        chosen = self.architecture.graph[name].model_copy(update={kind: str(op)})
+        graph = {**self.architecture.graph, name: chosen}
+        self.architecture = self.architecture.model_copy(update={"graph": graph})
+        return str(op)
+
     def _is_known(self, op: str) -> bool:
         """Whether a part or a step is called so."""
         return op in STEPS or op in part_names(self.spec.folder)
@@ -150,18 +163,6 @@ class Lowering:
             message = f"`{name}` cannot have `{key}` of its own"
             self.diagnostics.error("VS214", message, tree.key_span(key), help=mend)
         self.again[name] = other
-
-    def _chosen_part(
-        self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
-    ) -> str:
-        """The part that config.json, the variant or the default names, as an option of the component."""
-        full, span = f"{name}.{kind}", tree.items[kind][1].span
-        self.settings.declare(Setting(full, given, span, prefix, option=True))
-        op = self.settings.option(full)
-        chosen = self.architecture.graph[name].model_copy(update={kind: str(op)})
-        graph = {**self.architecture.graph, name: chosen}
-        self.architecture = self.architecture.model_copy(update={"graph": graph})
-        return str(op)
 
     def _find_part(self, name: str, kind: str, op: str, span: Span) -> Loaded[Part] | None:
         try:
@@ -401,6 +402,8 @@ class Lowering:
                 type = replace(type, optional=frozenset({self._companion(name, declared)}))
             if not isinstance(declared, str) and declared.optional:
                 type = replace(type, nullable=True)
+            if kind == "text":
+                self.root.prefix = name.removesuffix("input_ids") if name != "input_ids" else ""
             self.values[name] = self.root.input(name, type)
         for name, parameter in self.architecture.parameters.items():
             self._declare_parameter(name, parameter)
@@ -426,13 +429,9 @@ class Lowering:
 
     def _input_dim(self, name: str, value: int | str, group: str = "inputs") -> Dim:
         """A dimension of a declared input: a size of the spec, or a new name for what varies."""
-        if (
-            group == "inputs"
-            and isinstance(value, str)
-            and value.isidentifier()
-            and value not in self.settings.settings
-        ):
-            return Dim.sym(value)
+        is_new = isinstance(value, str) and value not in self.settings.settings
+        if group == "inputs" and is_new and check_name(str(value)) is None:
+            return Dim.sym(str(value))
         try:
             return Scope(self.settings, "").size(value)
         except PydanticCustomError as error:
@@ -712,8 +711,11 @@ class Lowering:
             message = f"`{place.op}` has no operand `{role}`"
             self.program.fail("VS212", message, span, "it takes `text` and `image`")
         ids = operands["text"]
-        if ids.type.dtype == "int":
-            operands = operands | {"embeds": self._embed(self._reader(place), ids)}
+        if ids.type.dtype != "int":
+            span = self.spec.span("graph", place.name, "from", "text")
+            message = f"`text` of `{place.op}` must be token ids, and is {ids.type}"
+            self.program.fail("VS217", message, span, "name the input that has the ids")
+        operands = operands | {"embeds": self._embed(self._reader(place), ids)}
         step = replace(self._step(place, self.root), counts=self._visual_counts(place))
         return lower_component_step(step, place.op, place.component, operands)
 
@@ -747,7 +749,7 @@ class Lowering:
     def _outputs(self) -> list[Value]:
         found = []
         for name, component in self.architecture.outputs.items():
-            if component in self.values:
+            if component in self.values and component in self.architecture.graph:
                 found.append(self.values[component])
             elif component not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")
@@ -760,7 +762,8 @@ class Lowering:
         """Ids first, then what the processor makes, then what generation passes."""
         kinds = self.architecture.inputs
         text = [n for n, kind in kinds.items() if kind == "text"]
-        rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
+        beside = [self.root.prefix + name for name in INPUT_ORDER[:2]]
+        rank = [*text, *beside, *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))
 
 

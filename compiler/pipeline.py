@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 from vlmspec.compiler.ir.graph import Program
 from vlmspec.compiler.ir.verify import verify
 from vlmspec.compiler.passes.base import Context, Pass

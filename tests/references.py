@@ -639,46 +639,52 @@ def mllama(case: Case):
     from transformers import MllamaConfig
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-    vision = MllamaVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_global_layers=2,
-        attention_heads=4,
-        intermediate_size=80,
-        vision_output_dim=48 * 3,
-        image_size=28,
-        patch_size=7,
-        intermediate_layers_indices=[0, 2],
-        max_num_tiles=4,
-    )
-    text = MllamaTextConfig(
-        vocab_size=IMG,
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=112,
-        cross_attention_layers=[1, 3],
-        max_position_embeddings=512,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    )
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_global_layers": 2,
+        "attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        "intermediate_layers_indices": [0, 2],
+        "max_num_tiles": 4,
+    } | case.sizes.get("vision", {})
+    taps = len(sizes["intermediate_layers_indices"])
+    vision = MllamaVisionConfig(vision_output_dim=sizes["hidden_size"] * (taps + 1), **sizes)
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    sizes = {
+        "vocab_size": IMG,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 112,
+        "cross_attention_layers": [1, 3],
+        "max_position_embeddings": 512,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "rope_parameters": rope,
+    }
+    text = MllamaTextConfig(**sizes | case.sizes.get("text", {}))
     cfg = MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMG)
 
     def inputs(model):
-        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7}
-        ratios = [(1, 2), (1, 1), (3, 1)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7, (2, 2): 6}
+        ratios = [(1, 2), (1, 1), (3, 1), (2, 2)][: case.n]
+        side = vision.image_size
         per_row = max(map(len, case.rows))
-        pixels = torch.zeros(len(case.rows), per_row, 4, 3, 28, 28)
+        pixels = torch.zeros(len(case.rows), per_row, 4, 3, side, side)
         ids = torch.zeros(len(case.rows), per_row, dtype=torch.long)
         tiles = torch.zeros(len(case.rows), per_row, 4, dtype=torch.long)
         tiles[:, :, 0] = 1  # a missing image still has its first tile "valid"
@@ -686,7 +692,7 @@ def mllama(case: Case):
         for r, images in enumerate(case.rows):
             for k, i in enumerate(images):
                 n = ratios[i][0] * ratios[i][1]
-                pixels[r, k, :n] = case.normal(n, 3, 28, 28)
+                pixels[r, k, :n] = case.normal(n, 3, side, side)
                 ids[r, k], valid[r][k] = ratio_ids[ratios[i]], n
                 tiles[r, k, :n] = 1
         out = case.prompt([1] * case.n)
@@ -1160,44 +1166,48 @@ def blip_retrieval(case: Case):
 
 
 def _qformer(**kw):
-    return dict(
-        vocab_size=VOCAB,
-        hidden_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=72,
-        cross_attention_frequency=2,
-        max_position_embeddings=64,
-        encoder_hidden_size=48,
-        pad_token_id=PAD,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 72,
+        "cross_attention_frequency": 2,
+        "max_position_embeddings": 64,
+        "encoder_hidden_size": 48,
+        "pad_token_id": PAD,
+    }
+    return {**sizes, **kw}
 
 
 def _instructblip(case: Case, text):
     from transformers import InstructBlipConfig
 
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    } | case.sizes.get("vision", {})
+    queries = case.sizes.get("queries", {}).get("num_query_tokens", 5)
+    qformer = {"encoder_hidden_size": vision["hidden_size"], **case.sizes.get("qformer", {})}
     cfg = InstructBlipConfig(
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 7,
-        },
-        qformer_config=_qformer(),
+        vision_config=vision,
+        qformer_config=_qformer(**qformer),
         text_config=text,
-        num_query_tokens=5,
+        num_query_tokens=queries,
         image_token_index=IMG,
     )
 
     def inputs(model):
         case.one_per_row()
+        side = vision["image_size"]
         question = case.prompt([[], []], pad_side="right")
         out = {
-            **case.prompt([5, 5], bos=False),
-            "pixel_values": case.normal(2, 3, 28, 28),
+            **case.prompt([queries, queries], bos=False),
+            "pixel_values": case.normal(2, 3, side, side),
             "qformer_input_ids": question["input_ids"],
             "qformer_attention_mask": question["attention_mask"],
         }
@@ -1217,21 +1227,20 @@ def _decoder_ids(case: Case) -> dict:
 def _t5(**kw):
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(
-        "t5",
-        vocab_size=VOCAB,
-        d_model=64,
-        d_kv=12,
-        d_ff=112,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        decoder_start_token_id=PAD,
-        tie_word_embeddings=False,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "d_kv": 12,
+        "d_ff": 112,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "decoder_start_token_id": PAD,
+        "tie_word_embeddings": False,
+    }
+    return AutoConfig.for_model("t5", **{**sizes, **kw})
 
 
 def _opt():
@@ -1254,14 +1263,14 @@ def _opt():
 
 @reference("InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-vicuna-7b")
 def instructblip_vicuna(case: Case):
-    return _instructblip(case, decoder("llama"))
+    return _instructblip(case, decoder("llama", **case.sizes.get("text", {})))
 
 
 @reference(
     "InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-flan-t5-xl", untie=True
 )
 def instructblip_t5(case: Case):
-    return _instructblip(case, _t5())
+    return _instructblip(case, _t5(**case.sizes.get("text", {})))
 
 
 @reference("Kosmos2ForConditionalGeneration", mirrors="microsoft/kosmos-2-patch14-224")

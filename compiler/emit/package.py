@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmspec.compiler.checks import stored_names
 from vlmspec.compiler.emit import runtime
 from vlmspec.compiler.emit.config import ConfigEmitter
-from vlmspec.compiler.emit.expr import call
 from vlmspec.compiler.emit.layout import fill, layout
 from vlmspec.compiler.emit.library import functional_source
-from vlmspec.compiler.emit.module import ModuleEmitter, layer_tests
+from vlmspec.compiler.emit.module import ModuleEmitter, layer_state, layer_tests
 from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
@@ -24,6 +24,7 @@ INPUT_WORDS = {
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
+STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
 
 
@@ -128,7 +129,7 @@ class PackageEmitter:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
             lines.append(_import("functional", sorted(self.modules.helpers)))
-        made = [n for n in ("Cache", "GenerationMixin", "KVCache", "Output") if _mentions(text, n)]
+        made = [n for n in STATE_CLASSES if _mentions(text, n)]
         lines.append(_import("generation", made))
         return "\n".join(lines)
 
@@ -144,8 +145,11 @@ class PackageEmitter:
         every = (n.op for g in self.program.graphs.values() for n in g.nodes)
         if "axis_positions" in every:
             lines.append("    own_positions = True")
+        if cached and self._ids() != "input_ids":
+            lines.append(f'    generates = "{self._ids()}"')
         if self.program.alternates:
             lines += self._alternates()
+        lines += self._ignored()
         lines += ["", "    def __init__(self, config: Config | None = None):"]
         lines += ["        super().__init__()", "        config = config or Config()"]
         lines += self.modules._init(graph, True)[2:]
@@ -164,15 +168,26 @@ class PackageEmitter:
             return [flat]
         return ["    alternates = (", *(f"        ({g})," for g in groups), "    )"]
 
+    def _ignored(self) -> list[str]:
+        """What checkpoints may hold beside the parameters, where there is more than usual."""
+        names = stored_names(self.program)
+        if not names:
+            return []
+        suffixes = ", ".join(f'".{name}"' for name in names)
+        return [f"    ignored_suffixes = (*CheckpointMixin.ignored_suffixes, {suffixes})"]
+
     def _entry_docstring(self, graph: Graph) -> list[str]:
         first = f'    """{self.about.title}.'
         return [first + '"""']
 
     def _forward_docstring(self, graph: Graph) -> list[str]:
         """The arguments of the model's forward, with their shapes."""
+        prefix = self._ids().removesuffix("input_ids")
+        beside = {
+            f"{prefix}attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
+            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",
+        }
         about = {
-            "attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
-            "position_ids": "positions of the tokens; counted on from the cache if not given",
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
             **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
@@ -181,9 +196,14 @@ class PackageEmitter:
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:
             shape = f" {self.modules.shape(value)}" if isinstance(value.type, TensorType) else ""
-            text = f"            {value.name}: {about[value.name]}{shape}."
+            said = beside.get(value.name) or about[value.name]
+            text = f"            {value.name}: {said}{shape}."
             lines += fill(text, 16)
         return [*lines, '        """']
+
+    def _ids(self) -> str:
+        """The input of the tokens that the model continues."""
+        return next((n for n, k in self.about.inputs.items() if k == "text"), "input_ids")
 
     def _ties(self) -> list[str]:
         found = []
@@ -228,12 +248,8 @@ class PackageEmitter:
 
     def _state(self, graph: str) -> str:
         """The expression that allocates the state of one layer; None for a layer without any."""
-        for node in _nodes_under(self.program, graph):
-            if node.op == "attention" and node.get("cache") is not None:
-                heads, width = (d.render(self._reach) for d in node["k"].type.shape[-2:])
-                sizes = ("batch_size", heads, "max_length", width)
-                return call("KVCache", *sizes, dtype="dtype", device="device").flat()
-        return "None"
+        state = layer_state(self.program, graph, lambda dim: dim.render(self._reach))
+        return "None" if state is None else state.flat()
 
     # ---------------------------------------------------------------------------------- other files
 
@@ -286,14 +302,6 @@ def _safe(text: str) -> str:
 def _number(dim: Any) -> int | str:
     value = dim.as_int()
     return str(dim) if value is None else value
-
-
-def _nodes_under(program: Program, graph: str):
-    owner = program.graphs[graph]
-    yield from owner.nodes
-    for module in owner.modules:
-        for child in module.graphs:
-            yield from _nodes_under(program, child)
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.emit.names import LAYER, ConfigUse
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar, Table
@@ -32,6 +33,7 @@ class Scope:
     pending: dict[Value, Expr] = field(default_factory=dict)
     last_use: dict[Value, int] = field(default_factory=dict)
     uses_config: bool = False
+    uses_layer: bool = False
     note: str = ""
     wanted: dict[Value, str] = field(default_factory=dict)
     current: int = 0
@@ -57,6 +59,11 @@ class Scope:
         self.line(fresh, Atom(self.name(value)))
         return fresh
 
+    def claim(self, value: Value) -> str:
+        """The variable that a result will have, for an op that writes it by itself."""
+        self.wanted[value] = self._variable(value, self.current)
+        return self.wanted[value]
+
     def module(self, node: Node) -> str:
         return f"self.{node.module}"
 
@@ -67,8 +74,15 @@ class Scope:
 
     def dim(self, dim: Dim) -> str:
         """A dimension, in the names of the config."""
-        self.uses_config |= bool(dim.symbols())
-        return dim.render(lambda name: self.configs.reach(self.graph.name, name, self.root))
+        self.uses_config |= bool(dim.symbols() - {LAYER})
+        return dim.render(self._reach)
+
+    def _reach(self, name: str) -> str:
+        """How the class writes a size: the index of its layer, or an entry of its config."""
+        if name != LAYER:
+            return self.configs.reach(self.graph.name, name, self.root)
+        self.uses_layer = True
+        return self.root.replace("config", LAYER)
 
     def scalar(self, scalar: Scalar) -> str:
         if scalar.name is None:
@@ -146,7 +160,19 @@ class Scope:
             and op.inline
             and len(node.outputs) == 1
             and self.graph.used_once(node.output)
+            and not self._leaves_guard(node)
         )
+
+    def _leaves_guard(self, node: Node) -> bool:
+        """Whether a value that may be absent is read where that is borne."""
+        optional = node.output.type.optional
+        readers = self.graph.readers(node.output) if optional else []
+        return any(not reader.output.type.optional for reader in readers)
+
+    def settle(self) -> None:
+        """Give every pending expression a variable, since an `if` begins."""
+        for value in list(self.pending):
+            self.materialize(value)
 
     def emit(self, index: int) -> None:
         """Write the node at `index`, or keep its expression for its reader."""
@@ -172,7 +198,8 @@ class Scope:
             del self.lines[before:]
             self.pending, self.names, self.holders = state
             for value in operands:
-                self.materialize(value)
+                if self.pending[value].depth:
+                    self.materialize(value)
             expr = self.ops[node.op].emit(node, self)
         for value in operands:
             self.pending.pop(value, None)
@@ -182,15 +209,21 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
+            name = self.wanted.get(value) or _base(value.name)
+            if any(name in _words(other.flat()) for other in self.pending.values()):
+                self.wanted[value] = value.name  # the others still read what has that name
             name = self._variable(value, self.current)
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        if self.ops[node.op].joins:
+            # Without the optional operand the result is the first one, whose variable it takes over.
+            self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()
             return
         names = [self._variable(v, index) for v in node.outputs]
-        if names == [expr.flat()]:
+        if ", ".join(names) == expr.flat():
             return
         written = statement(", ".join(names), expr, self.indent)
         noted = f"{written}  # {self.note}"
@@ -202,7 +235,7 @@ class Scope:
         name = self.wanted.get(value) or _base(value.name)
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
-            name = value.name
+            name = self._free(value, index)
         for pending, expr in list(self.pending.items()):
             if name in _words(expr.flat()) and pending != value:
                 self.materialize(pending)
@@ -210,8 +243,19 @@ class Scope:
         self.names[value] = name
         return name
 
+    def _free(self, value: Value, index: int) -> str:
+        """The value's own name, or that with a number where another value still has it."""
+        for number in count(1):
+            name = value.name if number == 1 else f"{value.name}_{number}"
+            holder = self.holders.get(name)
+            if holder is None or not self._busy(holder, value, index):
+                return name
+        raise AssertionError
+
     def _busy(self, holder: Value, value: Value, index: int) -> bool:
         """Whether a variable's value is still read once `value` has been written."""
+        if holder == value:
+            return False
         if self.last_use.get(holder, -1) > index:
             return True
         node = self.graph.nodes[index]

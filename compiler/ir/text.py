@@ -1,6 +1,6 @@
 """The text form of programs: `print_program` writes it, `parse_program` reads it back.
 
-    program llava
+    program example
     size vision.hidden_size = 1024
     key vision.hidden_size {paths=["vision_config.hidden_size"], value=1024, default=768}
 

@@ -218,7 +218,7 @@ def read(cursor: Cursor, kind: Any, sizes: Sizes, depth: int = 0) -> Any:
         return tuple(_read_items(cursor, lambda i: _element(narrow, i), sizes, depth))
     if origin is Mapping or origin is dict:
         return _read_map(cursor, sizes, depth)
-    if is_dataclass(narrow) and narrow is not Scalar:
+    if isinstance(narrow, type) and is_dataclass(narrow) and narrow is not Scalar:
         if not cursor.peek("{"):
             raise cursor.error("expected attributes in braces")
         return read_fields(cursor, narrow, sizes)

@@ -229,7 +229,7 @@ class AttentionAttrs:
     scale: Scalar | None = None
 
 
-def _infer_attention(ops: Operands):
+def infer_attention(ops: Operands):
     q, k, v = (ops.tensor(role) for role in "qkv")
     ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
     ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
@@ -273,15 +273,22 @@ def _emit_attention(node, scope):
     return call(scope.helper(name), *operands, *scale)
 
 
+def _attention_state(node, render):
+    heads, width = (render(d) for d in node["k"].type.shape[-2:])
+    sizes = ("batch_size", heads, "max_length", width)
+    return call("KVCache", *sizes, dtype="dtype", device="device")
+
+
 ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
     "With `cos` and `sin`, queries and keys are rotated first.",
-    infer=_infer_attention,
+    infer=infer_attention,
     emit=_emit_attention,
     attrs=AttentionAttrs,
     inline=False,
     flops=_flops_attention,
+    state=_attention_state,
 )
 
 
@@ -310,6 +317,7 @@ class AttentionArgs(Args):
     `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
     are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused` projection, `qkv_order`
     says what stands together: all queries, then keys, then values (`stacked`), or those of each head (`by-head`).
+    `position_bias` is a named value that is added to the scores, what the mask forbids included.
     """
 
     num_heads: Size
@@ -326,6 +334,7 @@ class AttentionArgs(Args):
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    position_bias: str | None = None
     segments: str | None = None
 
 
@@ -410,7 +419,12 @@ def _lower_attention(b, x, args: AttentionArgs):
     if args.rope:
         _rotated(b, x, heads, args.rope, head_dim)
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    operands = dict(heads)
+    if args.position_bias is not None:
+        operands["mask"] = b.value(args.position_bias)
+        operands |= {"cache": model_input(b.component, "cache")} if causal else {}
+    elif causal:
+        operands |= causal_operands(b, x, args.window)
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
     if args.segments is not None:
@@ -454,12 +468,14 @@ def model_input(component, name: str):
     root = component
     while root.parent is not None:
         root = root.parent
-    if name not in root.ambient:
+    # Where the ids are `decoder_input_ids`, what goes with them is called likewise.
+    full = root.prefix + name if name in ("attention_mask", "position_ids") else name
+    if full not in root.ambient:
         keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
         ids = replace(INT_TOKENS, nullable=True)
         kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
-        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
-    return root.ambient[name]
+        root.ambient[full] = root.input(full, kinds.get(name, StateType("host_int")))
+    return root.ambient[full]
 
 
 def causal_operands(b, x, window: int | None = None):

@@ -94,8 +94,11 @@ class Op:
         flops: multiply-adds counted twice, from the same operands.
         joins: operands whose absence the op bears (their optionality ends here); the first role is the fallback.
         bears: operands that may be None when the op runs; it knows what to do then.
+        gives_optional: from its attributes, inputs of its graph without which its results do not exist.
         effect: kept even though nothing reads its result.
         host: work on the model's inputs that is done before the traced forward, in the emitted `plan`.
+        stored: last parts of the names of tensors that some checkpoints hold although the op computes them.
+        state: how the decoding state of one layer is allocated, from the node and a printer of sizes.
         inline: whether its expression may be written inside its reader's.
     """
 
@@ -108,10 +111,13 @@ class Op:
     results: tuple[str, ...] = ("h",)
     joins: frozenset[str] = frozenset()
     bears: frozenset[str] = frozenset()
+    gives_optional: Callable[[Any], frozenset[str]] | None = None
     effect: bool = False
     host: bool = False
     inline: bool = True
     flops: Callable[[Operands], Dim] | None = None
+    stored: tuple[str, ...] = ()
+    state: "Callable[[Node, Callable[[Dim], str]], Expr] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

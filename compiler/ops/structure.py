@@ -1,14 +1,18 @@
 """How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from vlmspec.compiler.emit.expr import atom, call, slice_text
+from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
-from vlmspec.compiler.ops.args import Args, Size
-from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
+from vlmspec.compiler.ops.activation import ScaledAddAttrs
+from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.registry import Op, Operands, StepKind
+from vlmspec.diagnostics.text import quote
+from vlmspec.dsl.schema import ComponentName, Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,17 @@ class RepeatAttrs:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttrs:
-    """Which of the repeated layers run: from `start` up to `stop`."""
+    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are kept.
+
+    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one layer after another, or
+    with the layers' channels in turns (`interleave`).
+    """
 
     start: Dim
     stop: Dim
+    taps: tuple[int, ...] = ()
+    before: bool = False
+    interleave: bool = False
 
 
 def _emit_call(node, scope):
@@ -53,6 +64,11 @@ CALL = Op(
 )
 
 
+def _infer_repeat(ops: Operands):
+    x, taps = ops.tensor("x"), ops.attrs.taps
+    return (x, x.with_width(x.width * len(taps))) if taps else (x,)
+
+
 def _emit_repeat(node, scope):
     """Write the loop; its result keeps the name of the value that runs through it."""
     state = {role for role, v in node.inputs if v.type == StateType("cache")}
@@ -60,20 +76,43 @@ def _emit_repeat(node, scope):
     blocks = scope.module(node) + scope.span(node)
     name = scope.loop_variable(node, x)
     operands = [atom("layer_cache") if role in state else scope.use(v) for role, v in rest]
+    target, source = "block", blocks
     if state:
         cache = scope.use(dict(node.inputs)[next(iter(state))]).flat()
-        caches = f"{cache} or [None] * len({blocks})"
-        scope.block(f"for block, layer_cache in zip({blocks}, {caches}, strict=True):")
-    else:
-        scope.block(f"for block in {blocks}:")
-    scope.line(name, call("block", name, *operands), indent=4)
+        target = "block, layer_cache"
+        source = f"zip({blocks}, {cache} or [None] * len({blocks}), strict=True)"
+    step = call("block", name, *operands)
+    if node.attrs.taps:
+        return _emit_taps(node, scope, name, step, (target, source))
+    scope.block(f"for {target} in {source}:")
+    scope.line(name, step, indent=4)
     return atom(name)
+
+
+def _emit_taps(node, scope, name: str, step, loop: tuple[str, str]):
+    """Write the loop so that it also keeps the states of some layers."""
+    attrs, states = node.attrs, scope.claim(node.outputs[1])
+    target, source = loop
+    scope.block(f"{states} = []")
+    scope.block(f"for i, {f'({target})' if ',' in target else target} in enumerate({source}):")
+    if not attrs.before:
+        scope.line(name, step, indent=4)
+    layers = ", ".join(map(str, attrs.taps)) + ("," if len(attrs.taps) == 1 else "")
+    scope.block(f"    if i in ({layers}):")
+    scope.block(f"        {states}.append({name})")
+    if attrs.before:
+        scope.line(name, step, indent=4)
+    if attrs.interleave:
+        scope.line(states, method(call("torch.stack", states, dim="-1"), "flatten", "-2"))
+    else:
+        scope.line(states, call("torch.cat", states, dim="-1"))
+    return atom(f"{name}, {states}")
 
 
 REPEAT = Op(
     "repeat",
     "Layers of one form, one after another; what is not the running value goes to each of them.",
-    infer=same_as("x"),
+    infer=_infer_repeat,
     emit=_emit_repeat,
     attrs=SpanAttrs,
     results=("x",),
@@ -90,22 +129,37 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on its result."""
 
     body: tuple[Any, ...]
+    alpha: Number | None = None
+    beta: Number | None = None
 
 
 def _lower_residual(b, x, args: ResidualArgs):
-    return b.node("add", {"x": x, "y": b.lower_body(b, x)})
+    y = b.lower_body(b, x)
+    if args.alpha is None and args.beta is None:
+        return b.node("add", {"x": x, "y": y})
+    return b.node("scaled_add", {"x": x, "y": y}, ScaledAddAttrs(args.alpha, args.beta))
 
 
 RESIDUAL_STEP = StepKind(
     "residual",
-    "The steps inside are a branch whose result is added to what it started from.",
+    "The steps inside are a branch whose result is added to what it started from; "
+    "`alpha` scales the latter, `beta` the branch.",
     ResidualArgs,
     _lower_residual,
     shorthand="body",
 )
+
+
+class TapsArgs(Args):
+    """States of several layers, side by side under a name: those that enter or leave the listed layers."""
+
+    layers: tuple[int, ...]
+    name: ComponentName
+    when: Literal["before", "after"] = "after"
+    interleave: bool = False
 
 
 class BlockArgs(Args):
@@ -138,9 +192,10 @@ class LayersArgs(Args):
 
     count: Size
     body: tuple[Any, ...] = ()
-    kinds: dict[str, Any] = {}
+    kinds: dict[Name, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    taps: TapsArgs | None = None
 
 
 def _lower_layers(b, x, args: LayersArgs):
@@ -148,7 +203,8 @@ def _lower_layers(b, x, args: LayersArgs):
     builders = []
     prefix = b.weights.key("layers") + ".{i}"
     for name, tree in children.items():
-        suffix = "block" if len(children) == 1 else f"{name}_block"
+        stack = "block" if b.name == "blocks" else b.name.removesuffix("s")
+        suffix = stack if len(children) == 1 else f"{name}_{stack}"
         doc = "One layer." if len(children) == 1 else f"One layer, of the kind `{name}`."
         child = b.graph.child(f"{b.graph.name}.{suffix}", per_layer=True, doc=doc, span=b.span)
         start = child.input("x", x.type)
@@ -166,6 +222,8 @@ def _lower_layers(b, x, args: LayersArgs):
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))
     operands = b.graph.operands_for(builders[0][0], {"x": x})
     zero = Dim.const(0)
+    if args.taps is not None:
+        return _lower_taps(b, args, operands)
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
     start = zero
@@ -189,6 +247,20 @@ def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
     return sorted(depths.items(), key=lambda item: item[1].value(sizes))
 
 
+def _lower_taps(b, args: LayersArgs, operands):
+    """The layers, and a named value of the states of some of them."""
+    taps, total = args.taps, args.count.value(b.program.sizes)
+    for layer in taps.layers:
+        if not 0 <= layer < total:
+            mend = f"choose indices from 0 to {total - 1}"
+            b.fail("VS313", f"layer {layer} is tapped, but there are {total} layers", mend)
+    before = taps.when == "before"
+    attrs = SpanAttrs(Dim.const(0), args.count, taps.layers, before, taps.interleave)
+    x, states = b.node("repeat", operands, attrs, module=b.name, hints=("x", taps.name))
+    b.values[taps.name] = states
+    return x
+
+
 def _check_repeatable(b, start, result) -> None:
     """A layer gives what the next one takes, so it must keep the shape."""
     before, after = start.type.shape, result.type.shape
@@ -209,7 +281,7 @@ def _layer_kinds(b, args: LayersArgs):
         return {"": b.tree}, (), (0,)
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
-    words = [word for entry in args.pattern for word in _repeated(entry)]
+    words = [word for entry in args.pattern for word in _repeated(b, entry)]
     for word in [*words, *args.at]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
@@ -220,10 +292,15 @@ def _layer_kinds(b, args: LayersArgs):
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
 
 
-def _repeated(entry: str) -> list[str]:
+def _repeated(b, entry: str) -> list[str]:
     """`lightning * 7` as seven words."""
-    word, _, times = entry.partition("*")
-    return [word.strip()] * (int(times) if times.strip().isdigit() else 1)
+    word, star, times = entry.partition("*")
+    if not star:
+        return [word.strip()]
+    if not re.fullmatch(r" *[1-9][0-9]{0,3} *", times, re.ASCII):
+        mend = "write how often, as in `local * 5`, with a number from 1 to 9999"
+        b.fail("VS104", f"{quote(entry)} is not an entry of a pattern", mend)
+    return [word.strip()] * int(times)
 
 
 def _find_kinds(tree):

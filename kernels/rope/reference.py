@@ -53,8 +53,8 @@ def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tu
         dtype: dtype of the result.
 
     Returns:
-        Two tables [B, T, 1, E] that broadcast over the heads: cosines, the same for both halves of E, and
-        sines, negative for the first half.
+        Two tables [B, T, 1, E] that broadcast over the heads: cosines, the same for both halves of
+        E, and sines, negative for the first half.
     """
     exact = torch.promote_types(dtype, torch.float32)
     angles = positions[..., None, None].to(exact) * frequencies.to(exact)

@@ -1,7 +1,7 @@
 """Passes do not change what a model computes: random small decoders, before and after each pass.
 
-A decoder of random steps is lowered, and emitted as it is and after every pass. Each package gets the
-same weights, by their names in the checkpoint, and must give the same logits in float64.
+A decoder of random steps is lowered, and emitted as it is and after every pass. Each package gets
+the same weights, by their names in the checkpoint, and must give the same logits in float64.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """Each pass on programs written as text: what it makes of them, and what it says.
 
-`passes/<pass>.vir` holds the cases: a program (or graphs alone), then what the pass turns it into and
-its findings. `VLMSPEC_UPDATE_GOLDEN=1` writes the second part anew; review it as a diff.
+`passes/<pass>.vir` holds the cases: a program (or graphs alone), then what the pass turns it into
+and its findings. `VLMSPEC_UPDATE_GOLDEN=1 pytest -n 0` writes the second part anew.
 """
 
 import os

@@ -35,7 +35,7 @@ size a.eps = 1e-05
 derived a.half = a.width // 2
 key a.width {paths=["width", "n.width"], value=8, default=a.half * 2}
 key a.eps {paths=["eps"], value=1e-05, default=Dim(1)}
-option a.mode {paths=["mode"], value=None, default=[2.5, "x"], map={"on": True, "off": list[1, Dim(2)]}}
+option a.m {paths=["m"], value=None, default=[2.5, "x"], map={"on": True, "no": list[1, Dim(2)]}}
 
 graph @model {
   input x: float[batch, tokens, a.width]?x
@@ -76,7 +76,7 @@ def test_hand_written_text_is_canonical():
     program = parse_program(SMALL)
     assert print_program(program) == SMALL
     assert program.sizes == {"a.width": 8, "a.eps": 1e-05}
-    assert program.options[0].map == {"on": True, "off": [1, Dim(2)]}
+    assert program.options[0].map == {"on": True, "no": [1, Dim(2)]}
     assert program.keys[0].default == Dim("a.half * 2")
     norm = program.graphs["model"].module("norm")
     assert norm.attrs.eps == Scalar(1e-05, "a.eps")

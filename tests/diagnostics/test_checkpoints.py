@@ -1,7 +1,7 @@
 """Broken checkpoints: what `check` and `from_pretrained` say of each.
 
-`checkpoints/NAME.txt` holds the rendering of the check, then the message of the loader. After a deliberate change:
-`VLMSPEC_WRITE_SNAPSHOTS=1 pytest tests/diagnostics`, then read the diff.
+`checkpoints/NAME.txt` holds the rendering of the check, then the message of the loader.
+After a deliberate change: `VLMSPEC_WRITE_SNAPSHOTS=1 pytest tests/diagnostics`, then read the diff.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Broken specs, configs and requests against the exact words that they are refused with.
 
-Each `specs/NAME.yaml` has its rendering beside it in `specs/NAME.txt`. Comments at its top give what else the
-check is asked for: `# set: a.b=1`, `# variant: small`, `# config: NAME.json`.
+Each `specs/NAME.yaml` has its rendering beside it in `specs/NAME.txt`. Comments at its top give
+what else the check is asked for: `# set: a.b=1`, `# variant: small`, `# config: NAME.json`.
 
 After a deliberate change: `VLMSPEC_WRITE_SNAPSHOTS=1 pytest tests/diagnostics`, then read the diff.
 """

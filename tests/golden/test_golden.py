@@ -1,6 +1,6 @@
 """The emitted package of a bundled spec, byte for byte.
 
-`VLMSPEC_UPDATE_GOLDEN=1 pytest tests/golden` writes the files anew; review them as a diff. The files
+`VLMSPEC_UPDATE_GOLDEN=1 pytest tests/golden` writes the files anew; review them as a diff. Files
 that every package gets unchanged are tested where they come from, so they are not kept here.
 """
 

@@ -79,7 +79,7 @@ def test_norms_have_gradients():
 
 @pytest.mark.parametrize(("tokens", "width"), [(5, 6), (1, 2), (0, 4), (3, 64)])
 def test_rope_is_a_complex_rotation(tokens: int, width: int):
-    """Halves of a head are real and imaginary parts; each pair turns by position times frequency."""
+    """Halves of a head are real and imaginary parts, turned by position times frequency."""
     x = random(2, tokens, 3, width)
     positions = torch.arange(tokens)[None] * 7 + 1
     frequencies = rope.rope_frequencies(width, 100.0, CPU)
@@ -148,7 +148,7 @@ def test_rope_keeps_lengths_and_has_gradients():
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, visible, scale: float | None) -> Tensor:
-    """Attention with loops: [B, T, H, E] over [B, S, G, E], `visible(b, t, s)` says what is seen."""
+    """Attention with loops: [B, T, H, E] over [B, S, G, E]; `visible(b, t, s)` is the mask."""
     batch, queries, heads, width = q.shape
     scale = width**-0.5 if scale is None else scale
     found = torch.zeros(batch, queries, heads, v.shape[-1], dtype=q.dtype)

@@ -99,7 +99,7 @@ def official(root):
     name = "llava-onevision--original"
     text = specs.joinpath("llava-onevision.yaml").read_text()
     spec = root / "llava-onevision.yaml"
-    spec.write_text(text.replace("side: side,", "side: side, digits: null,"))
+    spec.write_text(text.replace("side: side,\n", "side: side, digits: null,\n"))
     settings = originals.settings(name)
     tower = settings["vision_config_of_mm_vision_tower"]
     config = {

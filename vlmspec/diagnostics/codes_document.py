@@ -3,9 +3,8 @@
 DOCUMENT_CODES: dict[str, tuple[str, str]] = {
     "VS001": (
         "file not found",
-        "There is no file at the path that was given or that `extends:` or `part:` names. "
-        "Relative names are resolved from the folder of the file that holds them. "
-        "Check the spelling and the folder.",
+        "There is no file at the path that was given, and no shipped spec of that name. "
+        "`vlmspec list` shows the shipped ones. Check the spelling and the folder.",
     ),
     "VS002": (
         "file cannot be read",
@@ -14,9 +13,8 @@ DOCUMENT_CODES: dict[str, tuple[str, str]] = {
     ),
     "VS003": (
         "path outside its folder",
-        "A file names another file that lies outside the folder it may use. "
-        "Absolute paths, `..` and links that leave the folder are refused, so that a description "
-        "from elsewhere cannot read or write files of yours. Move the file, or give a plain name.",
+        "A part is a link that leaves the folder of the spec. Such links are refused, so that a "
+        "description from elsewhere cannot read files of yours. Copy the part into the folder.",
     ),
     "VS004": (
         "file too large",
@@ -34,11 +32,6 @@ DOCUMENT_CODES: dict[str, tuple[str, str]] = {
         "that is not the plain one. Such characters make a text read differently from what it "
         "says. Delete the character and type it anew.",
     ),
-    "VS007": (
-        "included files too large",
-        "A document and all that it includes hold at most 4 MiB together. "
-        "This keeps a short document from reading without end. Include fewer or smaller files.",
-    ),
     "VS010": (
         "not valid YAML",
         "The file cannot be read as YAML at the marked place. The usual causes are an indentation "
@@ -53,7 +46,7 @@ DOCUMENT_CODES: dict[str, tuple[str, str]] = {
     "VS012": (
         "anchor or alias",
         "`&name` and `*name` are not part of the language, because a few lines of them can expand "
-        "without end. Use `extends:` or a part for what is shared. A text that begins with `&` or "
+        "without end. Use a part for what is shared. A text that begins with `&` or "
         "`*` needs quotes.",
     ),
     "VS013": (
@@ -65,7 +58,7 @@ DOCUMENT_CODES: dict[str, tuple[str, str]] = {
     "VS014": (
         "merge key",
         "`<<` is not part of the language, because it hides where a value comes from. "
-        "Use `extends:` for what is shared.",
+        "Use a part for what is shared.",
     ),
     "VS015": (
         "second document",
@@ -147,24 +140,9 @@ DOCUMENT_CODES: dict[str, tuple[str, str]] = {
         "An architecture was expected and a part was found, or the other way round. "
         "A part stands in the place of a part only. Check the path that was given.",
     ),
-    "VS109": (
-        "`extends` goes in a circle",
-        "A document extends itself, directly or through others, so it has no beginning. "
-        "Remove one `extends:` of the circle.",
-    ),
-    "VS110": (
-        "`extends` chain too long",
-        "A document may extend another that extends another, up to 16 times. "
-        "Longer chains cannot be followed by a reader either. Extend an earlier document.",
-    ),
     "VS111": (
         "conflicting keys",
         "Two keys that exclude each other are both given, so it is unclear which one counts. "
         "Remove one of them.",
-    ),
-    "VS112": (
-        "deprecated key",
-        "The key still works but has a better successor, which the help names. "
-        "It will be refused in the next version of the language. Write the successor.",
     ),
 }

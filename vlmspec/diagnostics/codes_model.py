@@ -9,7 +9,8 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
     "VS202": (
         "unknown part",
         "There is no part of this name, neither beside the document nor among those that come "
-        "with the compiler. `vlmspec parts` lists them. Correct the name, or add the part's file.",
+        "with the compiler. `vlmspec list --parts` lists those. "
+        "Correct the name, or add the part's file.",
     ),
     "VS203": (
         "unknown input or component",
@@ -70,25 +71,10 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
         "An op or a part has no size, option or argument of this name. "
         "The message lists those that it has. Correct the name or remove it.",
     ),
-    "VS215": (
-        "missing option or argument",
-        "An op or a part needs a size, option or argument that is neither given nor has a "
-        "default. Give it where the op or the part is used.",
-    ),
-    "VS216": (
-        "parts contain each other in a circle",
-        "A part uses itself, directly or through others, so it would be infinitely large. "
-        "Remove one use of the circle.",
-    ),
     "VS217": (
         "wrong data type",
         "An op needs another data type than its input has, such as whole numbers for an "
         "embedding. The message names both. Connect a value of the right type.",
-    ),
-    "VS218": (
-        "value may be absent",
-        "The value depends on an input that may be left out, but is read where something must "
-        "always be there. Join it first, with an op that takes an optional operand.",
     ),
     "VS301": (
         "bad expression",
@@ -136,7 +122,7 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
     "VS309": (
         "unknown `--set` target",
         "`--set` names a size or option that does not exist. "
-        "Write `component.size=value`; `vlmspec check --sizes` lists them.",
+        "Write `component.size=value`; `vlmspec show` lists them.",
     ),
     "VS310": (
         "unknown variant",
@@ -167,10 +153,5 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
         "division by zero",
         "An expression divides by a size whose value is 0. "
         "Correct the value, or the expression that gives it.",
-    ),
-    "VS316": (
-        "a condition of the part does not hold",
-        "A part states what its sizes must satisfy, and these do not. "
-        "The message gives the condition and the values. Change one of them.",
     ),
 }

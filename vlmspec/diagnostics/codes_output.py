@@ -51,7 +51,7 @@ OUTPUT_CODES: dict[str, tuple[str, str]] = {
     "VS410": (
         "unexpected tensors",
         "The checkpoint holds tensors that the model has no place for. Leaving them out could "
-        "change what it computes. Use the right description, or list them as ignored.",
+        "change what it computes. Use the right description, or extend this one.",
     ),
     "VS411": (
         "tensor of the wrong shape",
@@ -68,16 +68,6 @@ OUTPUT_CODES: dict[str, tuple[str, str]] = {
         "The index file names a shard that is not in the folder. The download is most likely "
         "incomplete. Download the checkpoint again.",
     ),
-    "VS414": (
-        "tensor of the wrong data type",
-        "A tensor has a data type that the model cannot hold without losing what it says, such "
-        "as a quantised one. The message names it. Convert the checkpoint to a plain float type.",
-    ),
-    "VS415": (
-        "missing config key",
-        "A size takes its value from a key that config.json does not have, and there is no "
-        "default. Add the key, or give the size with `--set`.",
-    ),
     "VS416": (
         "weight names clash",
         "Two tensors of the model get the same name in the checkpoint, or one name stands for "
@@ -92,20 +82,5 @@ OUTPUT_CODES: dict[str, tuple[str, str]] = {
         "cannot write",
         "The output cannot be written: no permission, no space, or a file stands where a folder "
         "is needed. Nothing was changed. Choose another folder.",
-    ),
-    "VS503": (
-        "unknown target",
-        "The target that was asked for does not exist. `vlmspec targets` lists them. "
-        "Correct the name.",
-    ),
-    "VS504": (
-        "required kernel not used",
-        "`--require fused` asks that the named kernels be used, but at least one was refused. "
-        "The notes give the reason of each. Change what stands in the way, or drop the option.",
-    ),
-    "VS505": (
-        "compilation took too long",
-        "A compilation may take 60 seconds and 2 GiB. The message names the pass that ran out. "
-        "Check the sizes of the description.",
     ),
 }

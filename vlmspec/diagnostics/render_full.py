@@ -113,6 +113,8 @@ def _row(label: Label, is_primary: bool, room: int) -> _Row:
     line = label.span.line
     begin, end = label.span.source.line_bounds(line)
     text = label.span.source.text
+    if label.span.start >= end:
+        room -= 1  # the caret stands behind the last character
     if end - begin <= room and sum(map(cell_width, text[begin:end])) <= room:
         return _Row(line, begin, end, label, is_primary)
     room -= 2 * len(_CLIP)

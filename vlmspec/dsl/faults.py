@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a document, told in the language's own words, each with its place."""
+"""What pydantic finds wrong with a document, in the language's own words and with places."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

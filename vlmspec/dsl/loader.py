@@ -73,7 +73,7 @@ def load_architecture(spec: str | Path) -> Loaded[Architecture]:
 
 
 def load_part(name: str, folder: Path) -> Loaded[Part] | None:
-    """Read and validate a part: from `parts/` beside the spec, else from the bundled ones; None if there is none."""
+    """Read and validate a part: one beside the spec, else a bundled one; None if there is none."""
     for home in (folder, bundled_folder()):
         path = home / "parts" / f"{name}.yaml"
         if path.is_file():

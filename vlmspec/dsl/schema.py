@@ -1,6 +1,7 @@
 """The documents of the language: an architecture, and a part.
 
-Bodies (lists of steps) and a component's arguments are checked later, against the op that they name.
+Bodies (lists of steps) and a component's arguments are checked later, against the op that they
+name.
 """
 
 import re
@@ -164,7 +165,7 @@ class Take(Document):
 
 
 class Component(BaseModel):
-    """A node of the graph: one kind key, its operands, where its sizes and weights live; the rest are arguments."""
+    """A node of the graph: one kind key, operands, where sizes and weights live, arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -228,8 +229,9 @@ class Architecture(Document):
     title: Title
     paper: Title | None = None
     checkpoint: Title | None = Field(default=None, description="A public checkpoint.")
-    model_type: ConfigPath | None = Field(
-        default=None, description="`model_type` of the public config.json."
+    model_type: ConfigPath | tuple[ConfigPath, ...] | None = Field(
+        default=None,
+        description="`model_type` of the public config.json; of several, the first is written.",
     )
     inputs: dict[InputName, Literal["image", "text"] | Input] = Field(
         min_length=1, description="Inputs by the public processor's names, and what each one is."
@@ -258,6 +260,12 @@ class Architecture(Document):
         return {
             n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
         }
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """Every `model_type` that the spec reads."""
+        given = self.model_type or ()
+        return (given,) if isinstance(given, str) else given
 
 
 class Part(Document):

@@ -307,7 +307,7 @@ class _Builder:
     def _key_name(self, value: Scalar, span: Span) -> str | None:
         if value == "<<":
             message = "merge keys are not part of the language"
-            help = "use `extends:` for what is shared"
+            help = "use a part for what is shared"
             self._found.error("VS014", message, span, help=help)
             return None
         if isinstance(value, str):

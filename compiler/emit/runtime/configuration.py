@@ -22,7 +22,8 @@ def read_size(data: dict, paths: tuple[str, ...], default: int | float | None) -
     """Return the first number found at `paths`, else the default.
 
     Raises:
-        ValueError: when something else than a number stands there, or nothing and there is no default.
+        ValueError: when something else than a number stands there, or nothing and there is no
+            default.
     """
     for path in paths:
         value = lookup(data, path)

@@ -81,7 +81,7 @@ class Tensors:
                 raise CheckpointError(f"{folder / name}: {key} is not there, as the index says")
 
     def map(self, key: str) -> Tensor:
-        """Return a tensor that is backed by its file: pages are read when used, and copied when written to."""
+        """Return a tensor backed by its file: pages are read when used, copied when written to."""
         path, offset = self._places[key]
         dtype, shape = self.dtypes[key], self.shapes[key]
         if math.prod(shape) == 0 or offset % dtype.itemsize:
@@ -100,7 +100,7 @@ class Tensors:
         return value
 
     def read_into(self, key: str, target: Tensor) -> None:
-        """Read a tensor into `target`, of its shape; straight from the file where the memory is alike."""
+        """Read a tensor into `target`, of its shape; straight from the file if memory is alike."""
         if not (target.dtype == self.dtypes[key] and target.is_contiguous() and target.is_cpu):
             target.copy_(self.read(key))
             return
@@ -218,7 +218,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _read_header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
-    """Return type, shape and place of each tensor of a safetensors file, every number of it checked."""
+    """Return type, shape and place of each tensor of a safetensors file, every number checked."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
