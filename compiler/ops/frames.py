@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ops.args import Args, NoArgs, Size
 from vlmspec.compiler.ops.anyres import VIEWS
+from vlmspec.compiler.ops.args import Args, NoArgs, Size
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
