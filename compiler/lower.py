@@ -1,6 +1,6 @@
 """From a validated spec to a program: components in order, each one's body step by step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -256,6 +256,8 @@ class Lowering:
             full = f"{component}.{short}" if short is not None else component
             if full in self.settings.settings or component in self.settings.opaque:
                 continue
+            if short in self._names_of_part(component, values):
+                continue
             path = ("variants", variant, component) + (() if short is None else (short,))
             near = suggest(full, self._settable(full))
             given = {component, *components_of(self.settings.settings)}
@@ -264,6 +266,15 @@ class Lowering:
             span = self.spec.span(*path, key=True)
             message = f"variant `{variant}` sets `{full}`, but no size or option is called so"
             self.diagnostics.error("VS310", message, span, help=mend)
+
+    def _names_of_part(self, component: str, values: Any) -> Collection[str]:
+        """What the part has that these values of a variant choose, where the spec leaves the choice."""
+        for kind in KINDS:
+            setting = self.settings.settings.get(f"{component}.{kind}")
+            if setting is not None and isinstance(values, dict):
+                part = load_part(str(values.get(kind, setting.default)), self.spec.folder)
+                return (*part.document.sizes, *part.document.options) if part else ()
+        return ()
 
     def _settable(self, name: str) -> list[str]:
         """Sizes and options that `name` may have meant: those of its component, if there is such a one."""

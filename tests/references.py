@@ -442,18 +442,20 @@ def llava_onevision(case: Case):
 @reference(
     "LlavaOnevisionForConditionalGeneration",
     mirrors="llava-hf/llava-onevision-qwen2-7b-ov-hf (video)",
-    cases=("plain",),
     note="pixel_values_videos; anyres_max_1 exercises the bilinear down-scaling of large images",
 )
 def llava_onevision_video(case: Case):
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import (
         image_size_to_num_patches,
     )
 
     cfg = _onevision(case, vision_aspect_ratio="anyres_max_1")
+    side = cfg.vision_config.image_size
+    grid = side // cfg.vision_config.patch_size
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -463,15 +465,13 @@ def llava_onevision_video(case: Case):
                 vision_feature_select_strategy="full",
             )
         )
-        video = case.normal(1, 3, 3, 28, 28)
-        tokens = 3 * math.ceil(4 / 2) ** 2 + 1
-        out = case.prompt([[IMG] * counts[0], [IMG] * counts[1] + case.text(2) + [VID] * tokens])
-        return {
-            **out,
-            **vis,
-            "pixel_values_videos": video,
-            "image_sizes_videos": torch.tensor([[28, 28]]),
-        }
+        blocks = [[IMG] * count for count in counts]
+        # A video follows the last image of each row.
+        last = [row[-1] for row in case.rows if row]
+        video = case.normal(len(last), 3, 3, side, side)
+        for i in last:
+            blocks[i] += case.text(2) + [VID] * (3 * math.ceil(grid / 2) ** 2 + 1)
+        return {**case.prompt(blocks), **vis, "pixel_values_videos": video}
 
     return cfg, inputs
 
@@ -1333,30 +1333,26 @@ def kosmos2(case: Case):
 def fuyu(case: Case):
     from transformers import FuyuConfig
 
-    text = decoder(
-        "persimmon",
-        hidden_act="relu2",
-        qk_layernorm=True,
-        layer_norm_eps=1e-5,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 25000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    )
+    given = {"hidden_act": "relu2", "qk_layernorm": True, "layer_norm_eps": 1e-5}
+    given["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 25000.0,
+        "partial_rotary_factor": 0.5,
+    }
+    text = decoder("persimmon", **{**given, **case.sizes.get("text", {})})
+    side = case.sizes.get("patch", {}).get("size", 10)
     cfg = FuyuConfig(
-        text_config=text, image_size=40, patch_size=10, num_channels=3, image_token_id=IMG
+        text_config=text, image_size=40, patch_size=side, num_channels=3, image_token_id=IMG
     )
 
     def inputs(model):
-        grids = [(2, 3), (3, 1), (1, 2)][: case.n]
-        blocks = [
-            ([IMG] * w + [START]) * h for h, w in grids
-        ]  # a newline token closes each patch row
-        return {
-            **case.prompt(blocks),
-            "pixel_values": case.normal(1, sum(h * w for h, w in grids), 10 * 10 * 3),
-        }
+        grids = [(2, 3), (3, 1), (1, 2), (2, 2)][: case.n]
+        # A newline token closes each row of patches.
+        prompt = case.prompt([([IMG] * w + [START]) * h for h, w in grids])
+        patches = sum(h * w for h, w in grids)
+        if not patches:
+            return prompt
+        return {**prompt, "pixel_values": case.normal(1, patches, side * side * 3)}
 
     return cfg, inputs
 

@@ -53,6 +53,7 @@ class ConfigEmitter:
             cls = config_class(name)
             lines.append(f"    {name}: {cls} = field(default_factory={cls})")
         lines += [self._field(key) for key in self.own("")]
+        lines += self._properties("")
         lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
         lines += [
             '        """Read the sizes from a checkpoint\'s config.json.',

@@ -29,6 +29,7 @@ FILES = (
     "spatial/reference.py",
     "patches/reference.py",
     "anyres/reference.py",
+    "frames/reference.py",
 )
 STANDARD = ("itertools", "math")
 ABSTRACT = ("Callable", "Iterable", "Iterator")

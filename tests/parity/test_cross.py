@@ -87,6 +87,13 @@ ARCHITECTURES = (
         options=("vision.tap_when=after",),
     ),
     Architecture(
+        "llava-cot",
+        "mllama",
+        kinds=("padded",),
+        parameters={None: 10_670_220_835},
+        options=("vision.tap_when=after",),
+    ),
+    Architecture(
         "instructblip",
         "instructblip_vicuna",
         kinds=ONE_EACH,
