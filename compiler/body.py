@@ -1,7 +1,7 @@
 """Bodies: reading steps, checking their arguments, lowering them one after another."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -251,11 +251,11 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
     Without `weights:` a step that has some is called in the checkpoint as it is here.
     """
     roles = dict(kind.roles)
-    base = b.weights.prefix
+    base, renames = b.weights.prefix, b.weights.renames
     if given is None and roles:
         given = name
     if given is None or given == "":
-        return Weights(base, roles)
+        return Weights(base, roles, renames)
     tree = node.get("weights") if isinstance(node, MapNode) else None
     try:
         _WEIGHTS.validate_python(given)
@@ -263,7 +263,7 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
         report(b.program.diagnostics, error, tree or node, None)
         raise LoweringFailed from None
     if isinstance(given, str):
-        return Weights(".".join(filter(None, (base, given))), roles)
+        return Weights(".".join(filter(None, (base, renamed(given, renames)))), roles)
     if isinstance(given, (list, tuple)):
         names = list(roles)
         if "widths" in kind.args.model_fields and len(roles) != len(given):
@@ -272,13 +272,22 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
             mend = near_or_list("", [r for r in roles if r], "in this order")
             message = f"{len(given)} names are given for the weights of {len(names)} roles"
             b.program.fail("VS104", message, tree.span if tree else b.span, mend)
-        return Weights(base, dict(zip(names, given, strict=True)))
+        found = [renamed(name, renames) for name in given]
+        return Weights(base, dict(zip(names, found, strict=True)))
     for role in given:
         if role not in roles:
             span = tree.key_span(role) if isinstance(tree, MapNode) else b.span
             mend = near_or_list(role, [r for r in roles if r], "there are") or "give one name"
             b.program.fail("VS101", f"this op has no weights called {show(role)}", span, mend)
-    return Weights(base, roles | given)
+    return Weights(base, roles | {role: renamed(name, renames) for role, name in given.items()})
+
+
+def renamed(name: str, renames: Mapping[str, str]) -> str:
+    """A name of a part's tensors, with its first words as the component says the checkpoint has them."""
+    for old, new in renames.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
 
 
 def component_args(b: StepBuilder, op: str, component: Component) -> Any:

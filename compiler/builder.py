@@ -313,10 +313,14 @@ def infer(
 
 @dataclass(slots=True)
 class Weights:
-    """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it."""
+    """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it.
+
+    `renames` says what names that a part starts with are called in the checkpoint, until one of them is met.
+    """
 
     prefix: str
     names: Mapping[str, str]
+    renames: Mapping[str, str] = field(default_factory=dict)
 
     def key(self, role: str, suffix: str = "") -> str:
         return ".".join(filter(None, (self.prefix, self.names.get(role, role), suffix)))

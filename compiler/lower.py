@@ -566,12 +566,13 @@ class Lowering:
         given = place.component.weights
         given = place.name if given is None else given
         prefix = self._weights_prefix(given) if isinstance(given, str) else ""
+        renames = given if isinstance(given, dict) and place.part is not None else {}
         tap = self._tap(place) if group == "body" else None
         return StepBuilder(
             builder,
             builder,
             place.name,
-            Weights(prefix, {}),
+            Weights(prefix, {}, renames),
             steps,
             builder.span,
             lower_body,

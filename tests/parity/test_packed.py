@@ -18,7 +18,7 @@ from parity.test_models import DTYPES, SEARCH, Architecture, assert_same_tensors
 
 @dataclass(frozen=True)
 class Packed(Architecture):
-    """What is tested of one spec; see `Architecture`.
+    """What is tested of one spec; see `Architecture`. A video alone has rows of one length.
 
     Attributes:
         set: options that make the spec follow the reference where it would not.
@@ -51,6 +51,13 @@ PIXTRAL_SIZES = {
     "silu": {"vision": {"hidden_act": "silu", "num_attention_heads": 2, "num_hidden_layers": 3}},
     "grouped": {"text": {"head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 1}},
 }
+NAVIT_SIZES = {
+    "wide": {
+        "vision": {"num_attention_heads": 3, "num_hidden_layers": 3, "layer_norm_eps": 1e-5},
+        "text": {"num_key_value_heads": 1},
+    },
+    "tied": {"text": {"tie_word_embeddings": True}, "model": {"tie_word_embeddings": True}},
+}
 ARCHITECTURES = (
     Packed(
         "qwen2-vl",
@@ -79,7 +86,15 @@ ARCHITECTURES = (
         sizes=PIXTRAL_SIZES,
         parameters={None: 12_682_739_712, "124b": 124_134_870_400},
     ),
+    Packed(
+        "videollama-3",
+        "video_llama3",
+        sizes=NAVIT_SIZES,
+        parameters={None: 1_959_993_584, "7b": 8_044_744_944},
+    ),
+    Packed("videollama-3", "video_llama3_video", kinds=("plain",)),
 )
+PIXTRAL = next(a for a in ARCHITECTURES if a.spec == "pixtral")
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
 
 
@@ -94,10 +109,23 @@ def batches() -> list:
 
 
 EACH_BATCH = pytest.mark.parametrize(("architecture", "kind", "seed", "size"), batches())
+EACH_KIND = pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        pytest.param(a, kind, id=f"{a.reference}-{kind}")
+        for a in ARCHITECTURES
+        for kind in ("plain", "padded", "right")
+        if kind in a.kinds
+    ],
+)
+SEVERAL = pytest.mark.parametrize(
+    "architecture", [a for a in ARCHITECTURES if "padded" in a.kinds], ids=lambda a: a.reference
+)
 
 
-def make(root: Path, a: Packed, kind: str = "padded", seed: int = 0, size=None) -> Tiny:
+def make(root: Path, a: Packed, kind: str | None = None, seed: int = 0, size=None) -> Tiny:
     sizes = a.sizes[size] if size else None
+    kind = kind or ("padded" if "padded" in a.kinds else "plain")
     tiny = harness.tiny_checkpoint(root, a.spec, a.reference, kind, seed, sizes)
     return Tiny(tiny.spec, tiny.reference, tiny.folder, tiny.inputs, a.set)
 
@@ -147,8 +175,7 @@ def test_greedy_tokens_agree(shared_folder, architecture, kind, seed, size):
     assert torch.equal(got[:, tiny.mask.shape[1] :], want)
 
 
-@pytest.mark.parametrize("kind", ["plain", "padded", "right"])
-@EACH
+@EACH_KIND
 def test_generation_with_and_without_a_cache_agree(shared_folder, architecture, kind):
     tiny = make(shared_folder, architecture, kind)
     model = harness.emitted(tiny, torch.float64)
@@ -199,8 +226,7 @@ def test_transformers_reads_the_config_of_a_new_model(shared_folder, architectur
 
 
 @pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
-@pytest.mark.parametrize("kind", ["plain", "padded"])
-@EACH
+@EACH_KIND
 def test_prefill_equals_steps_through_the_cache(shared_folder, architecture, kind, chunks):
     tiny = make(shared_folder, architecture, kind)
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
@@ -225,7 +251,7 @@ def test_prefill_equals_steps_through_the_cache(shared_folder, architecture, kin
     assert harness.compare(torch.cat(pieces, 1), want, mask) <= 1e-12
 
 
-@EACH
+@SEVERAL
 def test_padding_does_not_matter(shared_folder, architecture):
     padded, right = (make(shared_folder, architecture, kind) for kind in ("padded", "right"))
     model = harness.emitted(padded, torch.float64)
@@ -241,7 +267,7 @@ def test_padding_does_not_matter(shared_folder, architecture):
     assert right.mask[1, 0] == 1
 
 
-@EACH
+@SEVERAL
 def test_batch_rows_are_independent(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
@@ -413,7 +439,7 @@ def test_visual_tokens_are_those_of_the_processor(shared_folder, size):
 
 def test_images_alone_and_packed_give_the_same(shared_folder):
     """No image sees another one, nor the padding that brings them to one size."""
-    tiny = make(shared_folder, ARCHITECTURES[-1], "plain")
+    tiny = make(shared_folder, PIXTRAL, "plain")
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
     pixels, sizes = given["pixel_values"], given["image_sizes"]
     with harness.verification.capture(model, {"vision": "vision"}) as seen, torch.no_grad():
@@ -435,7 +461,7 @@ def test_rows_of_placeholders_are_those_of_the_processor(shared_folder, size):
     references._transformers()
     from transformers import PixtralImageProcessor
 
-    tiny = make(shared_folder, ARCHITECTURES[-1], "plain")
+    tiny = make(shared_folder, PIXTRAL, "plain")
     model = harness.emitted(tiny)
     processor = PixtralImageProcessor(patch_size=8, size={"longest_edge": 64})
     image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(2))
@@ -447,4 +473,40 @@ def test_rows_of_placeholders_are_those_of_the_processor(shared_folder, size):
     given = {"input_ids": torch.tensor([ids]), **out}
     with torch.no_grad():
         got, want = model(**given).logits, harness.reference(tiny)(**given).logits
+    assert harness.compare(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize("merge", [1, 2, 3, 4, 5])
+def test_cells_are_reduced_as_bilinear_interpolation_does(merge):
+    from vlmspec.kernels.packed.reference import cell_middles, grid_positions
+
+    grid, merges = torch.tensor([[2, 2 * merge, 3 * merge]]), torch.tensor([merge])
+    frames = torch.randn(2, 4, 2 * merge, 3 * merge, dtype=torch.float64)
+    want = torch.nn.functional.interpolate(frames, size=(2, 3), mode="bilinear")
+    rows, columns = grid_positions(grid, merges)[: frames[0, 0].numel()].unbind(-1)
+    packed = frames[:, :, rows, columns].transpose(1, 2).flatten(0, 1)
+    got = packed[cell_middles(grid, merges)].mean(1)
+    assert harness.compare(got, want.flatten(2).transpose(1, 2).flatten(0, 1)) <= 1e-12
+
+
+def test_images_and_a_video_in_one_prompt(shared_folder):
+    images, video = (a for a in ARCHITECTURES if a.spec == "videollama-3")
+    one, two = make(shared_folder, images, "plain"), make(shared_folder, video)
+    ids = torch.cat([one.inputs["input_ids"], two.inputs["input_ids"][:, 1:]], 1)
+    given = two.inputs | one.inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        got = harness.emitted(one)(**given).logits
+        want = harness.reference(one)(**given).logits
+    assert harness.compare(got, want) <= 1e-5
+
+
+def test_a_video_without_a_mask_keeps_all_tokens(shared_folder):
+    video = next(a for a in ARCHITECTURES if a.reference == "video_llama3_video")
+    tiny = make(shared_folder, video)
+    given = {k: v for k, v in tiny.inputs.items() if k != "video_compression_mask"}
+    ids = torch.tensor([[references.BOS, *[references.VID] * 12, 9, 8]])
+    given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        got = harness.emitted(tiny)(**given).logits
+        want = harness.reference(tiny)(**given).logits
     assert harness.compare(got, want) <= 1e-5

@@ -181,7 +181,8 @@ class Component(BaseModel):
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
-        description="Where its tensors live in the checkpoint; `a | b` are alternatives. "
+        description="Where its tensors live in the checkpoint; `a | b` are alternatives, "
+        "and a mapping says what the names that a part starts with are called there. "
         "Its own name where nothing is given.",
     )
     take: Take | None = None
