@@ -1047,16 +1047,18 @@ def video_llama3(case: Case):
             hidden_size=48,
             intermediate_size=80,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            patch_size=7,
+            **{"num_attention_heads": 4, "patch_size": 7, **case.sizes.get("vision", {})},
         ),
-        text_config=decoder("qwen2"),
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_id=IMG,
         video_token_id=VID,
+        **case.sizes.get("model", {}),
     )
 
     def inputs(model):
-        merge = [1, 2, 1][: case.n]
+        if not case.n:
+            return case.prompt([])
+        merge = [1, 2, 1, 2][: case.n]
         vis, grid = patch_rows(case, QWEN_SIZES[: case.n], 3 * 7 * 7)
         blocks = [t * h * w // m**2 for (t, h, w), m in zip(QWEN_SIZES, merge, strict=False)]
         return {

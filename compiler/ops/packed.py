@@ -121,6 +121,7 @@ def _grid_call(function):
     def emit(node, scope):
         name = function(node.attrs) if callable(function) else function
         given = [scope.dim(d) for d in (node.attrs.merge, node.attrs.window) if d is not None]
+        given = [scope.use(v) for v in [node.get("merges")] if v is not None] + given
         return call(scope.helper(name), scope.use(node["grid"]), *given)
 
     return emit
@@ -300,14 +301,19 @@ WINDOW_ORDER_STEP = StepKind(
 
 
 class GridPositionArgs(Args):
-    """Arguments of `grid_positions`."""
+    """Arguments of `grid_positions`: the side of a cell, or the name of a value with that of each image."""
 
     merge: Size = Dim.const(1)
+    merges: str | None = None
 
 
 def _lower_grid_positions(b, grid, args: GridPositionArgs):
-    attrs = GridAttrs(merge=args.merge, rows=_packed_rows(b))
-    return b.plan("grid_positions", {"grid": grid}, attrs, b.name)
+    rows = _packed_rows(b)
+    if args.merges is None:
+        attrs = GridAttrs(merge=args.merge, rows=rows)
+        return b.plan("grid_positions", {"grid": grid}, attrs, b.name)
+    operands = {"grid": grid, "merges": b.value(args.merges)}
+    return b.plan("grid_positions", operands, GridAttrs(rows=rows), b.name)
 
 
 GRID_POSITIONS_STEP = StepKind(
@@ -320,7 +326,89 @@ GRID_POSITIONS_STEP = StepKind(
 )
 
 
+CELL_MIDDLES = Op(
+    "cell_middles",
+    "The patches in the middle of each cell of a packed sequence.",
+    infer=_infer_rows(4),
+    emit=_grid_call("cell_middles"),
+    attrs=GridAttrs,
+    results=("middles",),
+    host=True,
+    inline=False,
+)
+KEPT_INDEX = Op(
+    "kept_index",
+    "Places of the tokens that a mask keeps; None where the mask is absent.",
+    infer=lambda ops: (TensorType((Dim.sym("kept_tokens"),), "int", nullable=True),),
+    emit=lambda node, scope: call(scope.helper("kept_index"), scope.use(node["mask"])),
+    results=("kept_tokens",),
+    bears=frozenset({"mask"}),
+    host=True,
+    inline=False,
+)
+
+
 # ------------------------------------------------------------------------------- order and attention
+
+
+def _infer_pool_cells(ops: Operands):
+    return (ops.tensor("x").with_shape(ops.tensor("middles").shape[0], ops.tensor("x").width),)
+
+
+POOL_CELLS = Op(
+    "pool_cells",
+    "Each cell of a packed sequence as one token, as a bilinear reduction gives it.",
+    infer=_infer_pool_cells,
+    emit=lambda node, scope: method(
+        scope.atom(f"{scope.name(node['x'])}[{scope.use(node['middles']).flat()}]"), "mean", "1"
+    ),
+    results=("x",),
+    inline=False,
+)
+
+
+class PoolCellsArgs(Args):
+    """Arguments of `pool_cells`: names of the grid, and of the side of a cell of each image."""
+
+    grid: str
+    merges: str
+
+
+def _lower_pool_cells(b, x, args: PoolCellsArgs):
+    operands = {"grid": b.value(args.grid), "merges": b.value(args.merges)}
+    attrs = GridAttrs(rows=Dim.sym("cells"))
+    return b.node("pool_cells", {"x": x, "middles": b.plan("cell_middles", operands, attrs)})
+
+
+POOL_CELLS_STEP = StepKind("pool_cells", POOL_CELLS.doc, PoolCellsArgs, _lower_pool_cells)
+
+
+KEEP_TOKENS = Op(
+    "keep_tokens",
+    "Some tokens of a packed sequence; all of them where nothing says which.",
+    infer=lambda ops: (ops.tensor("x").with_shape(Dim.sym("kept_tokens"), ops.tensor("x").width),),
+    emit=lambda node, scope: call(
+        scope.helper("keep_tokens"), scope.use(node["x"]), scope.use(node["index"])
+    ),
+    results=("x",),
+    inline=False,
+)
+
+
+class KeepArgs(Args):
+    """Arguments of `keep_tokens`: the name of a mask, which may be absent."""
+
+    mask: str
+
+
+def _lower_keep(b, x, args: KeepArgs):
+    index = b.plan("kept_index", {"mask": b.value(args.mask)})
+    return b.node("keep_tokens", {"x": x, "index": index})
+
+
+KEEP_TOKENS_STEP = StepKind(
+    "keep_tokens", KEEP_TOKENS.doc, KeepArgs, _lower_keep, shorthand="mask"
+)
 
 
 @dataclass(frozen=True, slots=True)

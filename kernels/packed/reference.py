@@ -90,20 +90,54 @@ def window_order(grid: Tensor, merge: int, window: int) -> Tensor:
     return torch.cat(found)
 
 
-def grid_positions(grid: Tensor, merge: int) -> Tensor:
+def grid_positions(grid: Tensor, merge: int | Tensor) -> Tensor:
     """Row and column of every patch, in the order of the patches [N, 2].
 
     Args:
         grid: frames, rows and columns of patches [I, 3].
-        merge: side of a cell, in patches; 1 where the patches are simply in reading order.
+        merge: side of a cell, in patches, of all or of each [I]; 1 where the patches are simply
+            in reading order.
     """
     found = []
-    for t, h, w in grid.tolist():
+    merges = [merge] * len(grid) if isinstance(merge, int) else merge.tolist()
+    for (t, h, w), merge in zip(grid.tolist(), merges, strict=True):
         rows, columns = (torch.arange(n, device=grid.device) for n in (h, w))
         place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
         place = place.view(h // merge, merge, w // merge, merge, 2).transpose(1, 2)
         found.append(place.reshape(1, h * w, 2).expand(t, -1, -1).flatten(0, 1))
     return torch.cat(found)
+
+
+def cell_middles(grid: Tensor, merges: Tensor) -> Tensor:
+    """The patches in the middle of each cell, whose mean is the cell in a bilinear reduction.
+
+    These are four where a cell has an even side, and four times the same where it is odd.
+
+    Args:
+        grid: frames, rows and columns of patches [I, 3].
+        merges: side of a cell in patches, of each image or video [I].
+
+    Returns:
+        Places in the packed sequence [cells, 4].
+    """
+    found, start = [], 0
+    for (t, h, w), merge in zip(grid.tolist(), merges.tolist(), strict=True):
+        low, high = (merge - 1) // 2, merge // 2
+        middle = [row * merge + column for row in (low, high) for column in (low, high)]
+        cells = torch.arange(start, start + t * h * w, merge * merge)
+        found.append(cells[:, None] + torch.tensor(middle))
+        start += t * h * w
+    return torch.cat(found).to(grid.device)
+
+
+def kept_index(mask: Tensor | None) -> Tensor | None:
+    """Places of the tokens that a mask [N] keeps; None where there is no mask."""
+    return None if mask is None else mask.nonzero()[:, 0]
+
+
+def keep_tokens(x: Tensor, index: Tensor | None) -> Tensor:
+    """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is None."""
+    return x if index is None else x[index]
 
 
 def reorder(x: Tensor, order: Tensor, group: int) -> Tensor:
