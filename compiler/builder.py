@@ -18,7 +18,17 @@ from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 INPUT_RANK = {
     name: rank
     for rank, name in enumerate(
-        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+        (
+            "cos",
+            "sin",
+            "attention_mask",
+            "position_ids",
+            "mask",
+            "valid",
+            "cache",
+            "logits_to_keep",
+        ),
+        1,
     )
 }
 
@@ -334,6 +344,8 @@ class StepBuilder:
 
     def value(self, name: str) -> Value:
         """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        if not isinstance(name, str):
+            return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)

@@ -18,7 +18,7 @@ from vlmspec.compiler.builder import (
     Tap,
     Weights,
 )
-from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.dim import Dim, check_name
 from vlmspec.compiler.ir.graph import Module, Param, Program, Value
 from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
@@ -418,13 +418,9 @@ class Lowering:
 
     def _input_dim(self, name: str, value: int | str, group: str = "inputs") -> Dim:
         """A dimension of a declared input: a size of the spec, or a new name for what varies."""
-        if (
-            group == "inputs"
-            and isinstance(value, str)
-            and value.isidentifier()
-            and value not in self.settings.settings
-        ):
-            return Dim.sym(value)
+        is_new = isinstance(value, str) and value not in self.settings.settings
+        if group == "inputs" and is_new and check_name(str(value)) is None:
+            return Dim.sym(str(value))
         try:
             return Scope(self.settings, "").size(value)
         except PydanticCustomError as error:
@@ -704,8 +700,11 @@ class Lowering:
             message = f"`{place.op}` has no operand `{role}`"
             self.program.fail("VS212", message, span, "it takes `text` and `image`")
         ids = operands["text"]
-        if ids.type.dtype == "int":
-            operands = operands | {"embeds": self._embed(self._reader(place), ids)}
+        if ids.type.dtype != "int":
+            span = self.spec.span("graph", place.name, "from", "text")
+            message = f"`text` of `{place.op}` must be token ids, and is {ids.type}"
+            self.program.fail("VS217", message, span, "name the input that has the ids")
+        operands = operands | {"embeds": self._embed(self._reader(place), ids)}
         step = replace(self._step(place, self.root), counts=self._visual_counts(place))
         return lower_component_step(step, place.op, place.component, operands)
 
@@ -739,7 +738,7 @@ class Lowering:
     def _outputs(self) -> list[Value]:
         found = []
         for name, component in self.architecture.outputs.items():
-            if component in self.values:
+            if component in self.values and component in self.architecture.graph:
                 found.append(self.values[component])
             elif component not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")

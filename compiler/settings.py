@@ -117,14 +117,18 @@ class Settings:
         if name not in self.options:
             setting = self.settings[name]
             value = self._given(setting)
+            is_list = isinstance(setting.default, tuple)
+            # Without a config there is no list to hold others against; the names of tensors differ.
+            paths = () if is_list and value is MISSING else setting.paths
             value = setting.default if value is MISSING else value
-            if many and isinstance(value, (list, tuple)):
+            if isinstance(value, (list, tuple)) and (many or is_list):
                 value = tuple(value)
             elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
                 value = None if isinstance(setting.default, (list, dict)) else setting.default
+            value = tuple(value) if isinstance(value, list) else value
             self.options[name] = ConfigKey(
-                name, setting.paths, value, setting.default, setting.map, setting.span
+                name, paths, value, setting.default, setting.map, setting.span
             )
         return self.options[name].value
 
@@ -153,12 +157,17 @@ class Settings:
     def _resolve_table(self, setting: Setting) -> Dim:
         """Rows of whole numbers: no size, but a field of the config as sizes are."""
         name, given = setting.name, self._given(setting)
+        default: tuple[tuple[int, ...], ...] = ()
+        value = default
         try:
-            value = as_table(setting.default if given is MISSING else given)
+            default = as_table(setting.default)
+            value = default if given is MISSING else as_table(given)
         except ValueError as error:
-            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
-            value = ()
-        default = as_table(setting.default)
+            message = f"`{name}` is {error}, not rows of whole numbers"
+            mend = (
+                "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            )
+            self._refuse(setting, "VS308", message, mend)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)
         return self.expressions[name]
@@ -239,6 +248,8 @@ class Settings:
         table = setting.map
         if table is None:
             return found
+        if isinstance(found, list):
+            return [self._mapped(setting, entry, path) for entry in found]
         key = str(found).lower() if isinstance(found, bool) else str(found)
         key = "null" if found is None else key
         if key not in table:

@@ -1,5 +1,6 @@
 """The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
 
+import itertools
 import json
 from contextlib import suppress
 from typing import Any
@@ -64,7 +65,8 @@ class ConfigEmitter:
         lines += ['        """']
         for key in self.options:
             accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
-            default = _raw_values(key, key.default)[0]
+            is_list = isinstance(key.default, tuple)
+            default = None if is_list else _raw_values(key, key.default)[0]
             lines += _call(
                 "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
             )
@@ -149,7 +151,24 @@ def _paths(key: ConfigKey) -> str:
 
 def literal(value: Any) -> str:
     """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    if isinstance(value, list):
+        return _list_literal(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _list_literal(values: list[Any]) -> str:
+    """Source text of a list; its repetitions are written as products."""
+    total = len(values)
+    for length in range(1, total // 2 + 1):
+        times, rest = divmod(total, length)
+        if not rest and values == values[:length] * times:
+            part = _list_literal(values[:length])
+            return f"({part}) * {times}" if " * " in part else f"{part} * {times}"
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(values)]
+    if all(count == 1 for _, count in runs):
+        return f"[{', '.join(map(literal, values))}]"
+    pieces = [f"[{literal(value)}]" + (f" * {n}" if n > 1 else "") for value, n in runs]
+    return " + ".join(pieces)
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
@@ -158,7 +177,9 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
-    value = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
+        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
     if not key.map:
         return [value]
     found = [_raw(text) for text, meant in key.map.items() if meant == value]

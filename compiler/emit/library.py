@@ -19,6 +19,8 @@ FILES = (
     "positions/reference.py",
     "packed/reference.py",
     "attention/reference.py",
+    "recurrence/reference.py",
+    "moe/reference.py",
     "splice/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
@@ -27,8 +29,8 @@ FILES = (
     "anyres/reference.py",
 )
 STANDARD = ("itertools", "math")
-ABSTRACT = ("Iterable", "Iterator")
-STATES = ("Cache", "KVCache")
+ABSTRACT = ("Callable", "Iterable", "Iterator")
+STATES = ("Cache", "KVCache", "RecurrentState")
 TORCH_IMPORTS = (
     ("torch", "import torch"),
     ("F", "import torch.nn.functional as F"),
@@ -70,7 +72,7 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The caches' classes live in a file of their own, which the library cannot import.
+    # The classes of states live in a file of their own, which the library cannot import.
     for state in STATES:
         source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))

@@ -1,12 +1,14 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any
 
 from vlmspec.compiler.emit.expr import Call, call, statement
 from vlmspec.compiler.emit.layout import fill
-from vlmspec.compiler.emit.names import ConfigUse, config_class
+from vlmspec.compiler.emit.names import LAYER, ConfigUse, config_class
 from vlmspec.compiler.emit.scope import Scope
+from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
@@ -14,7 +16,6 @@ from vlmspec.diagnostics.text import printable
 
 ANNOTATIONS = {
     "cache": "Cache | None",
-    "kv": "KVCache | None",
     "host_int": "int",
     "runs": "tuple[tuple[int, int], ...]",
 }
@@ -51,7 +52,7 @@ class ModuleEmitter:
         if graph.span is not None:
             place = f"{printable(graph.span.source.name)}:{graph.span.line}"
             lines.append(f"    # spec: {graph.name} ({place})")
-        lines += self._init(graph, scope.uses_config)
+        lines += self._init(graph, scope.uses_config, scope.uses_layer)
         signature = self.signature(graph)
         lines += ["", *signature, *body]
         return lines
@@ -74,14 +75,17 @@ class ModuleEmitter:
 
     # ---------------------------------------------------------------------------------------- init
 
-    def _init(self, graph: Graph, keep_config: bool) -> list[str]:
+    def _init(self, graph: Graph, keep_config: bool, keep_layer: bool = False) -> list[str]:
         owner = self.configs.owner[graph.name]
+        layer = f", {LAYER}: int" if self.configs.needs_layer(graph.name) else ""
         lines = [
-            f"    def __init__(self, config: {config_class(owner)}):",
+            f"    def __init__(self, config: {config_class(owner)}{layer}):",
             "        super().__init__()",
         ]
         if keep_config:
             lines.append("        self.config = config")
+        if keep_layer:
+            lines.append(f"        self.{LAYER} = {LAYER}")
         scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, root="config")
         for module in graph.modules:
             lines += self._construct(graph, module, scope)
@@ -90,18 +94,21 @@ class ModuleEmitter:
     def _construct(self, graph: Graph, module: Module, scope: Scope) -> list[str]:
         target = f"self.{module.name}"
         if module.kind in ("graph", "repeat"):
-            made = self._made(graph, module.graphs[0])
             if module.kind == "graph":
-                return [f"        {target} = {made}"]
+                return [f"        {target} = {self._made(graph, module.graphs[0], LAYER)}"]
             count = scope.dim(module.attrs.count)
             if len(module.graphs) > 1:
                 return self._construct_kinds(graph, module, target, count)
-            expr: Call = call("nn.ModuleList", f"{made} for _ in range({count})")
+            made = self._made(graph, module.graphs[0])
+            index = "i" if self.configs.needs_layer(module.graphs[0]) else "_"
+            expr: Call = call("nn.ModuleList", f"{made} for {index} in range({count})")
             return [statement(target, expr, 8)]
         return [statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)]
 
-    def _made(self, graph: Graph, child: str) -> str:
-        return f"{self.classes[child]}({self.configs.hand_down(graph.name, child, 'config')})"
+    def _made(self, graph: Graph, child: str, index: str = "i") -> str:
+        layer = f", {index}" if self.configs.needs_layer(child) else ""
+        config = self.configs.hand_down(graph.name, child, "config")
+        return f"{self.classes[child]}({config}{layer})"
 
     def _construct_kinds(self, graph: Graph, module: Module, target: str, count: str) -> list[str]:
         """A stack of layers of several kinds, built one by one."""
@@ -120,13 +127,16 @@ class ModuleEmitter:
 
     def signature(self, graph: Graph, entry: bool = False, plan: bool = False) -> list[str]:
         """The `def forward` of a graph's class."""
-        arguments = ["self", *(self._argument(v, entry) for v in graph.inputs)]
+        arguments = ["self", *(self._argument(v, entry, graph) for v in graph.inputs)]
         arguments += ["plan: Plan | None = None"] if plan else []
         result = "Output" if entry else _annotation(graph.outputs[0])
         return [f"    def forward({', '.join(arguments)}) -> {result}:"]
 
-    def _argument(self, value: Value, entry: bool) -> str:
+    def _argument(self, value: Value, entry: bool, graph: Graph | None = None) -> str:
         text = f"{value.name}: {_annotation(value)}"
+        if value.type == StateType("kv") and graph is not None:
+            state = layer_state(self.program, graph.name, str)
+            text = f"{value.name}: {state.fn if state else 'Any'} | None"
         optional = bool(value.type.optional) or "None" in text
         if entry and isinstance(value.type, StateType) and value.type.kind == "host_int":
             return f"{text} = 0"
@@ -286,6 +296,24 @@ def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
     return found
 
 
+def layer_state(program: Program, graph: str, render: Callable[[Dim], str]) -> Call | None:
+    """The expression that allocates the decoding state of one layer; None for a layer without any."""
+    found = [n for n in _nodes_under(program, graph) if OPS[n.op].state and n.get("cache")]
+    # A memory is kept in the state of the layer's own attention, where it has one.
+    node = min(found, key=lambda n: n.op == "memory_attention", default=None)
+    allocate = None if node is None else OPS[node.op].state
+    return None if allocate is None else allocate(node, render)
+
+
+def _nodes_under(program: Program, graph: str) -> Iterator[Node]:
+    """Every node of a graph and of those that it contains."""
+    owner = program.graphs[graph]
+    yield from owner.nodes
+    for module in owner.modules:
+        for child in module.graphs:
+            yield from _nodes_under(program, child)
+
+
 def _tuple(values: Any) -> str:
     listed = ", ".join(map(str, values))
     return f"({listed},)" if len(values) == 1 else f"({listed})"
@@ -297,5 +325,5 @@ def _is_data(value: Value) -> bool:
 
 def _annotation(value: Value) -> str:
     if isinstance(value.type, StateType):
-        return ANNOTATIONS[value.type.kind]
+        return ANNOTATIONS.get(value.type.kind, "Any")
     return "Tensor | None" if value.type.nullable or value.type.optional else "Tensor"

@@ -8,7 +8,9 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Program
 from vlmspec.compiler.ir.types import Scalar, Table
 
-ACRONYMS = {"mlp": "MLP", "vit": "ViT", "vl": "VL"}
+# The size whose value is the index of the layer that a class is; its `__init__` takes it.
+LAYER = "layer"
+ACRONYMS = {"mlp": "MLP", "moe": "MoE", "vit": "ViT", "vl": "VL"}
 
 
 def camel(name: str) -> str:
@@ -79,6 +81,12 @@ class ConfigUse:
             for child in module.graphs:
                 found |= self._needed(child)
         return found
+
+    def needs_layer(self, graph: str) -> bool:
+        """Whether a class, or one inside it, depends on the index of its layer."""
+        owner = self.graphs[graph]
+        inner = [m.attrs.graphs[0] for m in owner.modules if m.kind == "graph"]
+        return LAYER in graph_symbols(owner) or any(map(self.needs_layer, inner))
 
     def _decide(self, graph: str) -> None:
         component = component_of(graph)

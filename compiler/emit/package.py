@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmspec.compiler.checks import stored_names
 from vlmspec.compiler.emit import runtime
 from vlmspec.compiler.emit.config import ConfigEmitter
-from vlmspec.compiler.emit.expr import call
 from vlmspec.compiler.emit.layout import fill, layout
 from vlmspec.compiler.emit.library import functional_source
-from vlmspec.compiler.emit.module import ModuleEmitter, layer_tests
+from vlmspec.compiler.emit.module import ModuleEmitter, layer_state, layer_tests
 from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
@@ -24,6 +24,7 @@ INPUT_WORDS = {
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
+STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
 RUNTIME = ("checkpoint", "configuration", "generation", "storage")
 
 
@@ -128,7 +129,7 @@ class PackageEmitter:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
             lines.append(_import("functional", sorted(self.modules.helpers)))
-        made = [n for n in ("Cache", "GenerationMixin", "KVCache", "Output") if _mentions(text, n)]
+        made = [n for n in STATE_CLASSES if _mentions(text, n)]
         lines.append(_import("generation", made))
         return "\n".join(lines)
 
@@ -148,6 +149,7 @@ class PackageEmitter:
             lines.append(f'    generates = "{self._ids()}"')
         if self.program.alternates:
             lines += self._alternates()
+        lines += self._ignored()
         lines += ["", "    def __init__(self, config: Config | None = None):"]
         lines += ["        super().__init__()", "        config = config or Config()"]
         lines += self.modules._init(graph, True)[2:]
@@ -165,6 +167,14 @@ class PackageEmitter:
         if len(flat) <= 100:
             return [flat]
         return ["    alternates = (", *(f"        ({g})," for g in groups), "    )"]
+
+    def _ignored(self) -> list[str]:
+        """What checkpoints may hold beside the parameters, where there is more than usual."""
+        names = stored_names(self.program)
+        if not names:
+            return []
+        suffixes = ", ".join(f'".{name}"' for name in names)
+        return [f"    ignored_suffixes = (*CheckpointMixin.ignored_suffixes, {suffixes})"]
 
     def _entry_docstring(self, graph: Graph) -> list[str]:
         first = f'    """{self.about.title}.'
@@ -238,17 +248,8 @@ class PackageEmitter:
 
     def _state(self, graph: str) -> str:
         """The expression that allocates the state of one layer; None for a layer without any."""
-        for node in _nodes_under(self.program, graph):
-            if node.op == "attention" and node.get("cache") is not None:
-                heads, width = (d.render(self._reach) for d in node["k"].type.shape[-2:])
-                sizes = ("batch_size", heads, "max_length", width)
-                return call("KVCache", *sizes, dtype="dtype", device="device").flat()
-        # A layer that only attends to a memory has no keys of its own.
-        if any(n.op == "memory_attention" for n in _nodes_under(self.program, graph)):
-            return call(
-                "KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device"
-            ).flat()
-        return "None"
+        state = layer_state(self.program, graph, lambda dim: dim.render(self._reach))
+        return "None" if state is None else state.flat()
 
     # ---------------------------------------------------------------------------------- other files
 
@@ -301,14 +302,6 @@ def _safe(text: str) -> str:
 def _number(dim: Any) -> int | str:
     value = dim.as_int()
     return str(dim) if value is None else value
-
-
-def _nodes_under(program: Program, graph: str):
-    owner = program.graphs[graph]
-    yield from owner.nodes
-    for module in owner.modules:
-        for child in module.graphs:
-            yield from _nodes_under(program, child)
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -6,7 +6,7 @@ from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.emit.names import LAYER, ConfigUse
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar, Table
@@ -33,6 +33,7 @@ class Scope:
     pending: dict[Value, Expr] = field(default_factory=dict)
     last_use: dict[Value, int] = field(default_factory=dict)
     uses_config: bool = False
+    uses_layer: bool = False
     note: str = ""
     wanted: dict[Value, str] = field(default_factory=dict)
     current: int = 0
@@ -73,8 +74,15 @@ class Scope:
 
     def dim(self, dim: Dim) -> str:
         """A dimension, in the names of the config."""
-        self.uses_config |= bool(dim.symbols())
-        return dim.render(lambda name: self.configs.reach(self.graph.name, name, self.root))
+        self.uses_config |= bool(dim.symbols() - {LAYER})
+        return dim.render(self._reach)
+
+    def _reach(self, name: str) -> str:
+        """How the class writes a size: the index of its layer, or an entry of its config."""
+        if name != LAYER:
+            return self.configs.reach(self.graph.name, name, self.root)
+        self.uses_layer = True
+        return self.root.replace("config", LAYER)
 
     def scalar(self, scalar: Scalar) -> str:
         if scalar.name is None:
@@ -201,6 +209,9 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
+            name = self.wanted.get(value) or _base(value.name)
+            if any(name in _words(other.flat()) for other in self.pending.values()):
+                self.wanted[value] = value.name  # the others still read what has that name
             name = self._variable(value, self.current)
             self.lines.append(statement(name, expr, self.indent))
 

@@ -26,7 +26,8 @@ class Param:
     """One tensor of state and the checkpoint tensors that it is made of.
 
     `keys` has one entry for a plain tensor, several for a concatenation along dimension 0 (`sizes` gives each one's extent);
-    `{i}` stands for the index of the enclosing repeat. A `tied` parameter is the same object as another one, named by path.
+    `{i}` stands for the index of the enclosing repeat. With `stack`, that many sets of `keys` are stacked, `*` being the
+    number of a set; `permute` gives the order in which the checkpoint's tensor has our dimensions. A `tied` parameter is the same object as another one, named by path.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Param:
     keys: tuple[str, ...]
     sizes: tuple[Dim, ...] = ()
     tied: str | None = None
+    stack: Dim | None = None
+    permute: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ def shapes_match(program: Program, graph: Graph) -> str | None:
             if not _same_dims(program, param.shape, wanted[param.name]):
                 shape = ", ".join(map(str, wanted[param.name]))
                 return f"`{module.name}.{param.name}` is not [{shape}]"
-            if len(param.keys) < 2:
+            if len(param.keys) < 2 or param.stack is not None:
                 continue
             total = sum(param.sizes, Dim.const(0))
             if len(param.sizes) != len(param.keys) or not _same_dims(

@@ -9,11 +9,13 @@ from vlmspec.compiler.ops import (
     fusion,
     gate,
     linear,
+    moe,
     norm,
     packed,
     pooling,
     positions,
     queries,
+    recurrence,
     relative_bias,
     scale,
     shape,
@@ -40,6 +42,7 @@ OPS: dict[str, Op] = {
         activation.ADD,
         activation.MUL,
         activation.SCALE,
+        activation.SCALED_ADD,
         attention.SPLIT_HEADS,
         attention.MERGE_HEADS,
         attention.PAST,
@@ -47,6 +50,7 @@ OPS: dict[str, Op] = {
         attention.CAUSAL_MASK,
         attention.ROPE_TABLE,
         attention.ROPE,
+        attention.PARTIAL_ROPE,
         attention.ATTENTION,
         attention.ADVANCE,
         structure.CALL,
@@ -92,6 +96,11 @@ OPS: dict[str, Op] = {
         packed.PACKED_ATTENTION,
         positions.MULTIMODAL_POSITIONS,
         positions.AXIS_POSITIONS,
+        moe.ROUTE,
+        moe.EXPERTS,
+        recurrence.TOKEN_MASK,
+        recurrence.DECAY_RATES,
+        recurrence.LIGHTNING,
     )
 }
 
@@ -106,6 +115,7 @@ MODULE_KINDS: dict[str, ModuleKind] = {
         embed.PARAMETER_MODULE,
         pooling.MULTIHEAD_MODULE,
         packed.PACKED_PATCH_MODULE,
+        moe.EXPERTS_MODULE,
     )
 }
 
@@ -160,5 +170,7 @@ STEPS: dict[str, StepKind] = {
         packed.REORDER_STEP,
         packed.FOLD_TOKENS_STEP,
         positions.MULTIMODAL_POSITIONS_STEP,
+        moe.MOE_STEP,
+        recurrence.LIGHTNING_STEP,
     )
 }

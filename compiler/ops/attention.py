@@ -9,7 +9,7 @@ from vlmspec.compiler.ir.types import Scalar, StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
 from vlmspec.compiler.ops.norm import add_norm
-from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,17 @@ ROPE = Op(
 )
 
 
+PARTIAL_ROPE = Op(
+    "partial_rope",
+    "Rotate the first dimensions of each head, as many as the table has; the others stay.",
+    infer=same_as("x"),
+    emit=lambda node, scope: call(
+        scope.helper("apply_partial_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
+    ),
+    inline=False,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionAttrs:
     """Scale of the scores; head_dim ** -0.5 unless given."""
@@ -261,6 +272,12 @@ def _emit_attention(node, scope):
     return call(scope.helper(name), *operands, *scale)
 
 
+def _attention_state(node, render):
+    heads, width = (render(d) for d in node["k"].type.shape[-2:])
+    sizes = ("batch_size", heads, "max_length", width)
+    return call("KVCache", *sizes, dtype="dtype", device="device")
+
+
 ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
@@ -270,6 +287,7 @@ ATTENTION = Op(
     attrs=AttentionAttrs,
     inline=False,
     flops=_flops_attention,
+    state=_attention_state,
 )
 
 
@@ -287,6 +305,7 @@ class RopeArgs(Args):
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
     original_max_position: Size | None = None
+    rotary_dim: Size | None = None
 
 
 class AttentionArgs(Args):
@@ -359,10 +378,12 @@ def _lower_attention(b, x, args: AttentionArgs):
     for (role, count), h in zip(counts.items(), pieces, strict=True):
         heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
     if args.rope:
-        cos, sin = rope_tables(b, x, head_dim, args.rope)
+        partial = args.rope.rotary_dim
+        cos, sin = rope_tables(b, x, head_dim if partial is None else partial, args.rope)
         for role in ("q", "k"):
             operands = {"x": heads[role], "cos": cos, "sin": sin}
-            heads[role] = b.node("rope", operands, hints=(role,))
+            op = "rope" if partial is None else "partial_rope"
+            heads[role] = b.node(op, operands, hints=(role,))
     causal = args.mask == "causal"
     operands = dict(heads)
     if args.position_bias is not None:

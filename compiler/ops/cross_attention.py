@@ -175,6 +175,11 @@ def _emit_memory_attention(node, scope):
     return call(scope.helper("memory_attention"), *operands, *scale)
 
 
+def _memory_state(node, render):
+    """A state without room for keys of its own: it only keeps the memory's."""
+    return call("KVCache", "batch_size", "0", "0", "0", dtype="dtype", device="device")
+
+
 MEMORY_ATTENTION = Op(
     "memory_attention",
     "Attention to a memory whose keys and values are kept for the steps of decoding.",
@@ -183,6 +188,7 @@ MEMORY_ATTENTION = Op(
     attrs=AttentionAttrs,
     bears=frozenset({"k", "v", "mask"}),
     inline=False,
+    state=_memory_state,
 )
 
 

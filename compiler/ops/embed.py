@@ -129,6 +129,8 @@ class PatchEmbedArgs(Args):
 
 
 def _lower_patch(b, x, args: PatchEmbedArgs):
+    if len(x.type.shape) != 4:
+        b.fail("VS305", f"patch_embed takes images [images, channels, height, width], not {x.type}")
     attrs = PatchEmbedAttrs(x.type.shape[1], args.width, args.patch_size, args.bias)
     module = b.module("patch_embed", attrs, "patch", _patch_shapes(attrs))
     return b.node("patch_embed", {"x": x}, module=module)

@@ -97,6 +97,8 @@ class Op:
         gives_optional: from its attributes, inputs of its graph without which its results do not exist.
         effect: kept even though nothing reads its result.
         host: work on the model's inputs that is done before the traced forward, in the emitted `plan`.
+        stored: last parts of the names of tensors that some checkpoints hold although the op computes them.
+        state: how the decoding state of one layer is allocated, from the node and a printer of sizes.
         inline: whether its expression may be written inside its reader's.
     """
 
@@ -114,6 +116,8 @@ class Op:
     host: bool = False
     inline: bool = True
     flops: Callable[[Operands], Dim] | None = None
+    stored: tuple[str, ...] = ()
+    state: "Callable[[Node, Callable[[Dim], str]], Expr] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

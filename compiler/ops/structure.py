@@ -1,5 +1,6 @@
 """How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,8 +8,10 @@ from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
-from vlmspec.compiler.ops.args import Args, Size
+from vlmspec.compiler.ops.activation import ScaledAddAttrs
+from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
+from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.schema import ComponentName, Name
 
 
@@ -126,18 +129,24 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on its result."""
 
     body: tuple[Any, ...]
+    alpha: Number | None = None
+    beta: Number | None = None
 
 
 def _lower_residual(b, x, args: ResidualArgs):
-    return b.node("add", {"x": x, "y": b.lower_body(b, x)})
+    y = b.lower_body(b, x)
+    if args.alpha is None and args.beta is None:
+        return b.node("add", {"x": x, "y": y})
+    return b.node("scaled_add", {"x": x, "y": y}, ScaledAddAttrs(args.alpha, args.beta))
 
 
 RESIDUAL_STEP = StepKind(
     "residual",
-    "The steps inside are a branch whose result is added to what it started from.",
+    "The steps inside are a branch whose result is added to what it started from; "
+    "`alpha` scales the latter, `beta` the branch.",
     ResidualArgs,
     _lower_residual,
     shorthand="body",
@@ -272,7 +281,7 @@ def _layer_kinds(b, args: LayersArgs):
         return {"": b.tree}, (), (0,)
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
-    words = [word for entry in args.pattern for word in _repeated(entry)]
+    words = [word for entry in args.pattern for word in _repeated(b, entry)]
     for word in [*words, *args.at]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
@@ -283,10 +292,15 @@ def _layer_kinds(b, args: LayersArgs):
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
 
 
-def _repeated(entry: str) -> list[str]:
+def _repeated(b, entry: str) -> list[str]:
     """`lightning * 7` as seven words."""
-    word, _, times = entry.partition("*")
-    return [word.strip()] * (int(times) if times.strip().isdigit() else 1)
+    word, star, times = entry.partition("*")
+    if not star:
+        return [word.strip()]
+    if not re.fullmatch(r" *[1-9][0-9]{0,3} *", times, re.ASCII):
+        mend = "write how often, as in `local * 5`, with a number from 1 to 9999"
+        b.fail("VS104", f"{quote(entry)} is not an entry of a pattern", mend)
+    return [word.strip()] * int(times)
 
 
 def _find_kinds(tree):

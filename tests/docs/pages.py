@@ -27,6 +27,13 @@ DOCS = ROOT / "docs"
 GENERATED = ("ops.md", "diagnostics.md")
 PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 
+
+
+def name(page: Path) -> str:
+    """A page's path in the repository."""
+    return page.relative_to(ROOT).as_posix()
+
+
 LANGUAGES = {"yaml", "console", "sh", "python", "text", "json"}
 _FENCE = re.compile(r"^(`{3,})(.*)$")
 

@@ -35,7 +35,8 @@ vlmspec: 1
 part: guest
 kind: decoder
 title: A small guest
-sizes: {vocab_size: 100}
+sizes:
+  vocab_size: 100
 embed: [{embedding: {rows: vocab_size, width: 64}}]
 body: [rms_norm]
 head: [{linear: {out: vocab_size}, name: head}]
@@ -68,12 +69,11 @@ def sections(text: str, indent: int = 0) -> dict[str, str]:
 
 
 def merged(host: str, fragment: str) -> str:
-    """The host with the fragment's sections in place of its own; components one by one."""
+    """The host with the fragment's sections in place of its own; components and sizes one by one."""
     whole = sections(host)
     for key, text in sections(fragment).items():
-        if key == "graph":
-            components = sections(whole[key], 2) | sections(text, 2)
-            text = "".join(components.values())
+        if key in ("graph", "sizes") and key in whole:
+            text = "".join((sections(whole[key], 2) | sections(text, 2)).values())
         whole[key] = text
     return "".join(whole.values())
 

@@ -1,11 +1,12 @@
 """Pages hold together: fences, links, anchors, tables, and an index that names all of them."""
 
 import re
+from pathlib import Path
 
 import pytest
-from pages import DOCS, GENERATED, LANGUAGES, PAGES, ROOT, anchors, blocks, links, prose, tables
+from pages import DOCS, GENERATED, LANGUAGES, PAGES, ROOT, anchors, blocks, links, name, prose, tables
 
-EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+EACH = pytest.mark.parametrize("page", PAGES, ids=name)
 WRITTEN = [page for page in PAGES if page.name not in GENERATED]
 
 
@@ -36,13 +37,14 @@ def test_tables_have_as_many_cells_in_each_row(page):
         assert all(re.fullmatch(r":?-+:?", cell) for cell in rule), f"{page.name}:{table[1][0]}"
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_paths_in_prose_exist(page):
     for line, text in prose(page):
         for path in re.findall(
             r"`((?:compiler|kernels|vlmspec|specs|tests|bench|docs)/[\w./-]+)`", text
         ):
-            assert (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
+            placeholder = any(part.isupper() for part in Path(path).with_suffix("").parts)
+            assert placeholder or (ROOT / path).exists(), f"{page.name}:{line}: there is no {path}"
 
 
 def test_index_names_every_page():

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import GENERATED, PAGES, ROOT, Block, blocks
+from pages import GENERATED, PAGES, ROOT, Block, blocks, name
 
 from vlmspec.cli import run
 
@@ -23,14 +23,14 @@ CHECKED = [p for p in PAGES if p.name not in (*GENERATED, LANGUAGE_PAGE, "adding
 def workplace(tmp_path, monkeypatch):
     """An empty folder to work in, with the example specs and what `make demo` leaves behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     shutil.copytree(ROOT / "specs" / "examples", tmp_path / "specs" / "examples")
     return tmp_path
 
 
-@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", CHECKED, ids=name)
 def test_page_does_what_it_says(page, workplace, monkeypatch):
     if any("build/llava-small" in block.text for block in blocks(page)):
         write_demo_checkpoint(monkeypatch)
@@ -94,7 +94,7 @@ def check_output(block: Block, command: str, expected: list[str]) -> None:
     wanted = "\n".join(expected).strip("\n").splitlines()
     if re.fullmatch("".join(map(pattern, wanted)), found):
         return
-    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in "\n".join(wanted):
+    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in wanted:
         pytest.fail(f"{block.place}: $ {command}\n{found}", pytrace=False)
     lines = block.page.read_text(encoding="utf-8")
     session = f"$ {command}\n"
@@ -115,17 +115,22 @@ def pattern(line: str) -> str:
 
 
 def shell(command: str) -> tuple[int, str]:
-    """Run a command; those of vlmspec in this process, which has torch already."""
+    """Run a command; gives its status, and what it prints: where it fails, what it says of that too.
+
+    Commands of vlmspec run in this process, which has torch already.
+    """
     words = shlex.split(command)
     if words[0] == "vlmspec" and not {"|", ">", "&&", ";"} & set(words):
-        out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        out, err = (
+            io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in "12"
+        )
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = run(words[1:])
-        return status, out.buffer.getvalue().decode()  # pyright: ignore[reportAttributeAccessIssue]
-    result = subprocess.run(
-        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return result.returncode, result.stdout
+        printed = [stream.buffer.getvalue().decode() for stream in (out, err)]  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        status, printed = result.returncode, [result.stdout, result.stderr]
+    return status, "".join(printed if status else printed[:1])
 
 
 def check_excerpt(block: Block) -> None:

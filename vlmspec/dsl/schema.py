@@ -229,8 +229,9 @@ class Architecture(Document):
     title: Title
     paper: Title | None = None
     checkpoint: Title | None = Field(default=None, description="A public checkpoint.")
-    model_type: ConfigPath | None = Field(
-        default=None, description="`model_type` of the public config.json."
+    model_type: ConfigPath | tuple[ConfigPath, ...] | None = Field(
+        default=None,
+        description="`model_type` of the public config.json; of several, the first is written.",
     )
     inputs: dict[InputName, Literal["image", "text"] | Input] = Field(
         min_length=1, description="Inputs by the public processor's names, and what each one is."
@@ -259,6 +260,12 @@ class Architecture(Document):
         return {
             n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
         }
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """Every `model_type` that the spec reads."""
+        given = self.model_type or ()
+        return (given,) if isinstance(given, str) else given
 
 
 class Part(Document):

@@ -104,6 +104,32 @@ class KVCache:
         return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
 
 
+class RecurrentState:
+    """What is left of the tokens so far in one layer of linear attention, in at least float32."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        exact = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        shape = (batch_size, num_heads, key_dim, value_dim)
+        self.state = torch.zeros(*shape, dtype=exact, device=device)
+
+    def replace(self, state: Tensor) -> None:
+        """Take the state [B, H, E, E] after new tokens."""
+        if state.shape != self.state.shape:
+            raise ValueError(
+                f"the cache is for {self.state.shape[0]} rows, not for {state.shape[0]}"
+            )
+        self.state = state
+
+
 class Cache:
     """The state of every layer, and how many tokens the model has seen.
 
@@ -217,7 +243,9 @@ class GenerationMixin:
         if given is None:
             first = self.generation_defaults.get("decoder_start_token_id")
             if first is None:
-                raise ValueError(f"the checkpoint has no decoder_start_token_id; give {self.generates}")
+                raise ValueError(
+                    f"the checkpoint has no decoder_start_token_id; give {self.generates}"
+                )
             given = prompts.new_full((len(prompts), 1), first)
         return given, inputs
 
