@@ -70,7 +70,7 @@ ENCODED = {
             "d_model": 40,
             "d_kv": 9,
             "num_heads": 3,
-            "num_decoder_layers": 3,
+            "num_decoder_layers": 1,
             "relative_attention_num_buckets": 8,
             "relative_attention_max_distance": 12,
         },
