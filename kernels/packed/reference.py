@@ -135,7 +135,7 @@ def kept_index(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask.nonzero()[:, 0]
 
 
-def keep_tokens(x: Tensor, index: Tensor | None) -> Tensor:
+def select_tokens(x: Tensor, index: Tensor | None) -> Tensor:
     """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is None."""
     return x if index is None else x[index]
 
