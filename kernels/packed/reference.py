@@ -1,7 +1,9 @@
 """Images of all sizes packed into one sequence.
 
-A processor cuts every image or video into patches and lists them one after another; its grid says how many frames, rows
-and columns of patches each one has. Cells of `merge` x `merge` patches, which later become one token, lie together: cells
+A processor cuts every image or video into patches and lists them one after another; its grid says
+how many frames, rows
+and columns of patches each one has. Cells of `merge` x `merge` patches, which later become one
+token, lie together: cells
 in reading order, and the patches of a cell in reading order.
 
 Images that come padded to the size of the largest are packed by `patch_index`.
@@ -77,7 +79,8 @@ def window_runs(grid: Tensor, merge: int, window: int) -> tuple[tuple[int, int],
 def window_order(grid: Tensor, merge: int, window: int) -> Tensor:
     """Which cell stands at each place when windows come one after another [N / merge ** 2].
 
-    See `window_runs` for the arguments; windows are in reading order, and so are the cells of a window.
+    See `window_runs` for the arguments; windows are in reading order, and so are the cells of a
+    window.
     """
     found, start = [], 0
     for t, h, w in grid.tolist():
@@ -136,7 +139,8 @@ def kept_index(mask: Tensor | None) -> Tensor | None:
 
 
 def select_tokens(x: Tensor, index: Tensor | None) -> Tensor:
-    """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is None."""
+    """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is
+    None."""
     return x if index is None else x[index]
 
 
