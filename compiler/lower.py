@@ -509,7 +509,7 @@ class Lowering:
         step = self._step(place, builder)
         step.values[first] = start
         for role, value in others:
-            inner = builder.input(role, self._operand_type(value))
+            inner = builder.input(role, self._operand_type(value, x))
             builder.given[inner] = value
             given[inner.name] = value
             step.values[role] = inner
@@ -558,9 +558,11 @@ class Lowering:
         span = self.spec.span("graph", name, key=True)
         return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
-    def _operand_type(self, value: Value):
-        """A further operand's type inside the component: what may be absent may be None there."""
-        if isinstance(value.type, TensorType) and value.type.optional:
+    def _operand_type(self, value: Value, x: Value):
+        """A further operand's type inside the component: what may be absent where `x`, the first
+        one, is there may be None."""
+        always = x.type.optional if isinstance(x.type, TensorType) else frozenset()
+        if isinstance(value.type, TensorType) and not value.type.optional <= always:
             return replace(value.type, nullable=True)
         return value.type
 
@@ -656,6 +658,12 @@ class Lowering:
                 operands = {f"x{i}": v for i, v in enumerate((x, *others))}
                 (x,) = builder.node("concat_channels", operands, span=step.tap.span)
         take = place.component.take
+        if take is not None and take.value is not None:
+            span = self.spec.span("graph", place.name, "take", "value")
+            if step.tap is not None:
+                message = "`take` names a layer and a value"
+                self.program.fail("VS111", message, span, "keep one of the two")
+            x = replace(step, span=span).value(take.value)
         if take is not None:
             span = self.spec.span("graph", place.name, "take", "drop")
             drop = self._option(place, take.drop, "take_drop", span)

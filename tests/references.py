@@ -838,9 +838,11 @@ def internvl_6b(case: Case):
 def deepseek_vl(case: Case):
     from transformers import DeepseekVLConfig
 
+    vision = siglip_vision(**case.sizes.get("vision", {}))
+    tokens = (vision.image_size // vision.patch_size) ** 2
     cfg = DeepseekVLConfig(
-        vision_config=siglip_vision(),
-        text_config=decoder("llama"),
+        vision_config=vision,
+        text_config=decoder("llama", **case.sizes.get("text", {})),
         image_token_id=IMG,
         tie_word_embeddings=False,
     )
@@ -848,7 +850,10 @@ def deepseek_vl(case: Case):
     def inputs(model):
         if not case.n:
             return case.prompt([])
-        return {**case.prompt([16] * case.n), "pixel_values": case.normal(case.n, 3, 28, 28)}
+        return {
+            **case.prompt([tokens] * case.n),
+            "pixel_values": case.normal(case.n, 3, *[vision.image_size] * 2),
+        }
 
     return cfg, inputs
 
@@ -860,21 +865,24 @@ def deepseek_vl_hybrid(case: Case):
     from transformers import DeepseekVLHybridConfig
     from transformers.models.sam.configuration_sam import SamVisionConfig
 
-    high = SamVisionConfig(
-        hidden_size=32,
-        output_channels=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=8,
-        window_size=3,
-        global_attn_indexes=[1],
-        mlp_ratio=2.0,
-    )
+    given = {
+        "hidden_size": 32,
+        "output_channels": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 8,
+        "window_size": 3,
+        "global_attn_indexes": [1],
+        "mlp_ratio": 2.0,
+    }
+    high = SamVisionConfig(**given | case.sizes.get("high", {}))
+    vision = siglip_vision(**case.sizes.get("vision", {}))
+    tokens = (vision.image_size // vision.patch_size) ** 2
     cfg = DeepseekVLHybridConfig(
-        vision_config=siglip_vision(),
+        vision_config=vision,
         high_res_vision_config=high,
-        text_config=decoder("llama"),
+        text_config=decoder("llama", **case.sizes.get("text", {})),
         image_token_id=IMG,
         tie_word_embeddings=False,
     )
@@ -883,9 +891,9 @@ def deepseek_vl_hybrid(case: Case):
         if not case.n:
             return case.prompt([])
         return {
-            **case.prompt([16] * case.n),
-            "pixel_values": case.normal(case.n, 3, 28, 28),
-            "high_res_pixel_values": case.normal(case.n, 3, 64, 64),
+            **case.prompt([tokens] * case.n),
+            "pixel_values": case.normal(case.n, 3, *[vision.image_size] * 2),
+            "high_res_pixel_values": case.normal(case.n, 3, *[high.image_size] * 2),
         }
 
     return cfg, inputs

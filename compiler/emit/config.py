@@ -205,6 +205,8 @@ def _plant(tree: dict[str, Any], path: str, value: str) -> None:
     *parents, last = path.split(".")
     for part in parents:
         tree = tree.setdefault(part, {})
+        if isinstance(tree, str):
+            return  # an entry of a list that is there as a whole
     tree[last] = value
 
 

@@ -152,3 +152,18 @@ SCALE_STEP = StepKind(
     lambda b, x, args: b.node("scale", {"x": x}, ScaleAttrs(args.factor)),
     shorthand="factor",
 )
+
+
+class AddArgs(Args):
+    """Arguments of `add`: the name of the other value."""
+
+    value: str
+
+
+ADD_STEP = StepKind(
+    "add",
+    "Sum with a named value of the same shape.",
+    AddArgs,
+    lambda b, x, args: b.node("add", {"x": b.value(args.value), "y": x}),
+    shorthand="value",
+)

@@ -351,7 +351,7 @@ class AttentionArgs(Args):
     segments: str | None = None
 
 
-def _check_divides(b, width: Dim, heads: Dim) -> None:
+def check_divides(b, width: Dim, heads: Dim) -> None:
     sizes = b.program.sizes
     try:
         total, count = width.value(sizes), heads.value(sizes)
@@ -427,7 +427,7 @@ def _rotated(b, x, heads: dict, args: RopeArgs, head_dim: Dim) -> None:
 def _lower_attention(b, x, args: AttentionArgs):
     width = x.type.width
     if args.head_dim is None:
-        _check_divides(b, width, args.num_heads)
+        check_divides(b, width, args.num_heads)
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
     heads = _heads(b, x, args, head_dim)
     if args.rope:

@@ -217,13 +217,15 @@ PREPEND_TOKEN_STEP = StepKind(
 
 
 def _infer_position(ops: Operands):
-    *_, rows, width = ops.module.attrs.shape
+    *extents, width = ops.module.attrs.shape
     x = ops.require_width("x", width, "the position table")
     if "positions" in ops.types:
         positions = ops.tensor("positions")
         ops.require_same(x.shape[-2], positions.width, "tokens and positions differ in number")
         return (x,)
-    ops.require_same(x.shape[-2], rows, "the table has another length than the sequence")
+    for rows, length in zip(extents[::-1], x.shape[-2::-1], strict=False):
+        if rows != Dim.const(1):
+            ops.require_same(length, rows, "the table has another length than the sequence")
     return (x,)
 
 
@@ -248,17 +250,19 @@ POSITION_EMBEDDING = Op(
 class PositionArgs(Args):
     """Arguments of `position_embedding`.
 
-    `rank` counts the dimensions in the checkpoint, leading ones included. `at` names the positions,
-    which else are counted.
+    `rank` counts the dimensions in the checkpoint, leading ones included. `columns` is for maps.
+    `at` names the positions, which else are counted.
     """
 
     rows: Size
+    columns: Size | None = None
     rank: int = 2
     at: str | None = None
 
 
 def _lower_position(b, x, args: PositionArgs):
-    module = add_parameter(b, ranked(args.rank, args.rows, x.type.width), "table")
+    extents = [args.rows] if args.columns is None else [args.rows, args.columns]
+    module = add_parameter(b, ranked(args.rank, *extents, x.type.width), "table")
     positions = None if args.at is None else b.value(args.at)
     return b.node("position_embedding", {"x": x, "positions": positions}, module=module)
 

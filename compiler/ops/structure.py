@@ -3,7 +3,9 @@ graphs."""
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
@@ -12,6 +14,7 @@ from vlmspec.compiler.ir.types import StateType, same_dim
 from vlmspec.compiler.ops.activation import ScaledAddAttrs
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
+from vlmspec.diagnostics.model import suggest
 from vlmspec.diagnostics.text import quote
 from vlmspec.dsl.schema import ComponentName, Name, Title
 
@@ -159,11 +162,16 @@ RESIDUAL_STEP = StepKind(
 )
 
 
+def _listed(value: Any) -> Any:
+    """One index as a list of one."""
+    return (value,) if type(value) is int else value
+
+
 class TapsArgs(Args):
     """States of several layers, side by side under a name: those that enter or leave the listed
     layers."""
 
-    layers: tuple[int, ...]
+    layers: Annotated[tuple[int, ...], BeforeValidator(_listed)]
     name: ComponentName
     when: Literal["before", "after"] = "after"
     interleave: bool = False
@@ -191,6 +199,36 @@ BLOCK_STEP = StepKind(
     _lower_block,
     shorthand="body",
     roles={"block": ""},
+)
+
+
+class AgainArgs(Args):
+    """Arguments of `again`: the name of an earlier step of this body that is a module of its own."""
+
+    step: str
+
+
+def _lower_again(b, x, args: AgainArgs):
+    found = next((m for m in b.graph.modules if m.name == args.step and m.kind == "graph"), None)
+    if found is None:
+        named = [m.name for m in b.graph.modules if m.kind == "graph"]
+        near = suggest(args.step, named)
+        mend = f"did you mean `{near}`?" if near else "name a `block` that stands before it"
+        b.fail("VS203", f"no step here is the module {quote(args.step)}", mend)
+    callee = b.program.graphs[found.graphs[0]]
+    start, *others = callee.inputs
+    if others:
+        b.fail("VS212", f"{quote(args.step)} reads more than the running value")
+    given = {start.name: x}
+    return b.graph.call(args.step, callee.name, given, callee.outputs, args.step, b.span)[0]
+
+
+AGAIN_STEP = StepKind(
+    "again",
+    "An earlier step that is a module, applied once more with the same weights.",
+    AgainArgs,
+    _lower_again,
+    shorthand="step",
 )
 
 

@@ -10,6 +10,7 @@ import itertools
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ class Architecture:
         sizes: sizes other than the builder's own, by name.
         parameters: exact count of each variant at full size.
         options: settings of the spec under which it is the reference.
-        choices: what a package compiled without a checkpoint has to be told, as `name=value`.
+        choices: what a package compiled without a checkpoint has to be told, as `name=value` or by name.
     """
 
     spec: str
@@ -42,7 +43,7 @@ class Architecture:
     sizes: dict[str, dict] = field(default_factory=dict)
     parameters: dict[str | None, int] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | dict[str, Any] = ()
 
 
 def tower(width: int, inner: int, layers: int, heads: int, image: int, patch: int) -> dict:

@@ -162,6 +162,9 @@ class Take(Document):
         default="none",
         description="`cls` drops the tokens prepended to the patches, `first` the first token.",
     )
+    value: Name | None = Field(
+        default=None, description="A value that the part's body has a name for, by `as:`."
+    )
 
 
 class Component(BaseModel):
