@@ -99,7 +99,9 @@ class PackageEmitter:
         title, paper = self.about.title, f"({self.about.paper})." if self.about.paper else ""
         if not paper:
             return f"{title}."
-        return f"{title} {paper}" if len(title) + len(paper) + 1 + room <= 100 else f"{title}\n{paper}"
+        return (
+            f"{title} {paper}" if len(title) + len(paper) + 1 + room <= 100 else f"{title}\n{paper}"
+        )
 
     def _header(self, first: str) -> str:
         lines = [
@@ -119,7 +121,8 @@ class PackageEmitter:
 
     def _imports(self, text: str) -> str:
         lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}"]
-        lines += [*(["from typing import NamedTuple"] if self.plan else []), ""]
+        typing = [name for name in ("Any", "NamedTuple") if _mentions(text, name)]
+        lines += [*([f"from typing import {', '.join(typing)}"] if typing else []), ""]
         if "torch." in text:
             lines.append("import torch")
         if "F." in text:
