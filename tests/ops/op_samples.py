@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Values of the symbols that a sample's types may mention without declaring them.
-EXTENTS = {"b": 2, "t": 5, "n": 3, "s": 5, "batch": 2, "tokens": 5, "keys": 5, "kept": 5}
+EXTENTS = {
+    "b": 2,
+    "t": 5,
+    "n": 3,
+    "s": 5,
+    "batch": 2,
+    "tokens": 5,
+    "keys": 5,
+    "kept": 5,
+    "images": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,15 @@ TABLES = {"cos": "float[batch, tokens, 1, 6]", "sin": "float[batch, tokens, 1, 6
 MASK = "bool[batch, 1, tokens, keys]|none"
 IDS = {"ids": lambda torch, shape: torch.arange(10).view(shape) % 7}
 D = {"d": 8}
+MAP = "float[n, 6, 5, d]"
+# Slots of a padded batch of images, of which some are there.
+IMAGES = "float[2, 3, 1, 8, 12]"
+FOUR_REAL = {
+    "x": lambda torch, shape: torch.tensor([1.0, 1, 0, 1, 0, 1]).view(2, 3, 1, 1, 1).expand(shape)
+}
+KEPT = {"index": lambda torch, shape: torch.tensor([0, 1, 3, 5])}
+KEPT |= {"kept": KEPT["index"]}
+PIXELS = {"mask": lambda torch, shape: (torch.arange(12) < 7).int().expand(shape)}
 EPS = {"d": 8, "eps": 0.001}
 ROPE = "original_max_position=64, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0"
 BLOCK = """
@@ -260,6 +279,56 @@ SAMPLES = [
         sizes=D | {"image_id": 9},
         values={"ids": placeholders},
     ),
+    Sample("layer_scale", {"x": X}, module="parameter {shape=[d]}", sizes=D),
+    Sample("pixel_shuffle", {"x": "float[n, 36, d]"}, "{factor=2}", sizes=D),
+    Sample("pixel_shuffle", {"x": "float[n, 24, d]"}, "{factor=2, rows=6}", sizes=D),
+    *(
+        Sample("pixel_shuffle", {"x": "float[n, 9, 4]"}, f'{{factor=3, order="{order}"}}')
+        for order in ("columns", "channels")
+    ),
+    Sample("position_embedding", {"x": MAP}, module="parameter {shape=[1, 6, 5, d]}", sizes=D),
+    Sample(
+        "position_embedding",
+        {"x": X, "positions": "int[b, t]"},
+        module="parameter {shape=[9, d]}",
+        sizes=D,
+        values={"positions": lambda torch, shape: torch.arange(10).view(shape) % 9},
+    ),
+    Sample(
+        "conv2d", {"x": MAP}, module="conv2d {channels=d, out=3, kernel=1, bias=False}", sizes=D
+    ),
+    Sample(
+        "conv2d",
+        {"x": MAP},
+        module="conv2d {channels=d, out=d * 2, kernel=3, stride=2, padding=1}",
+        sizes=D,
+    ),
+    *(
+        Sample("resize", {"x": MAP}, f'{{rows=9, columns=4, mode="{mode}"}}', sizes=D)
+        for mode in ("nearest", "bilinear", "bicubic")
+    ),
+    Sample("windows", {"x": MAP}, "{side=4}", sizes=D),
+    Sample("join_windows", {"x": "float[12, 4, 4, 7]", "like": MAP}, sizes=D),
+    Sample(
+        "axis_bias",
+        {"q": "float[b, 6, 2, 4]", "rows": "float[5, 4]", "columns": "float[3, 4]"},
+    ),
+    Sample("real_images", {"x": IMAGES}, values=FOUR_REAL),
+    Sample("real_images", {"x": IMAGES}, "{keep_one=True}", values=FOUR_REAL),
+    Sample("take_images", {"x": IMAGES, "index": "int[images]"}, values=KEPT),
+    *(
+        Sample(
+            op,
+            {"x": IMAGES, "mask": mask, "kept": "int[images]"},
+            attrs,
+            values=KEPT | PIXELS,
+        )
+        for op, attrs in (
+            ("patch_mask", "{patch_size=4}"),
+            ("patch_positions", "{patch_size=4, side=3}"),
+        )
+        for mask in ("int[2, 3, 8, 12]", "-int[2, 3, 8, 12]|none")
+    ),
 ]
 
 FAULTS = [
@@ -268,6 +337,18 @@ FAULTS = [
         {"ids": "float[b, t]"},
         "an embedding looks up ids, and is given float[b, t]",
         module="embedding {rows=7, width=3}",
+    ),
+    Fault("take_images", {"x": "float[2, 3]", "index": "int[4]"}, "images are [rows, slots, ...]"),
+    Fault(
+        "conv2d",
+        {"x": "float[b, t, 4]"},
+        "this takes maps [images, rows, columns, channels], not float[b, t, 4]",
+        module="conv2d {channels=4, out=3, kernel=1}",
+    ),
+    Fault(
+        "axis_bias",
+        {"q": "float[b, 6, 2, 4]", "rows": "float[5, 3]", "columns": "float[3, 4]"},
+        "heads and tables of positions differ in width",
     ),
     Fault(
         "patch_embed",

@@ -13,7 +13,9 @@ from vlmspec.compiler.emit.runtime.generation import KVCache
 from vlmspec.kernels.activation import reference as activation
 from vlmspec.kernels.attention import reference as attention
 from vlmspec.kernels.norm import reference as norm
+from vlmspec.kernels.patches import reference as patches
 from vlmspec.kernels.rope import reference as rope
+from vlmspec.kernels.spatial import reference as spatial
 from vlmspec.kernels.splice import reference as splice
 
 CPU = torch.device("cpu")
@@ -320,3 +322,68 @@ def test_splice_has_gradients():
     flags = torch.tensor([[True, False, True]])
     text, visual = random(1, 3, 2, grad=True), random(2, 2, seed=1, grad=True)
     assert gradcheck(lambda t, v: splice.splice(t, v, flags), (text, visual))
+
+
+# ------------------------------------------------------------------------------- maps
+
+
+@pytest.mark.parametrize(("rows", "columns", "factor"), [(4, 4, 2), (6, 3, 3), (2, 6, 2)])
+def test_cells_are_loops(rows: int, columns: int, factor: int):
+    x = random(2, rows * columns, 3)
+    found = spatial.cells(x, factor, rows)
+    for cell in range(rows * columns // factor**2):
+        top, left = divmod(cell, columns // factor)
+        for i in range(factor):
+            for j in range(factor):
+                place = (top * factor + i) * columns + left * factor + j
+                close(found[:, cell, i, j], x[:, place])
+
+
+@pytest.mark.parametrize(("rows", "columns", "side"), [(4, 6, 2), (5, 7, 3), (2, 2, 4), (1, 9, 2)])
+def test_windows_are_cut_and_put_back(rows: int, columns: int, side: int):
+    x = random(2, rows, columns, 3)
+    found = spatial.cut_windows(x, side)
+    across = -(-columns // side)
+    whole = found.view(2, -1, side, side, 3)
+    for r in range(-(-rows // side) * side):
+        for c in range(across * side):
+            window = whole[:, r // side * across + c // side, r % side, c % side]
+            inside = r < rows and c < columns
+            close(window, x[:, r, c] if inside else torch.zeros(2, 3, dtype=x.dtype))
+    close(spatial.join_windows(found, rows, columns), x)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (1, 4), (3, 3)])
+def test_offsets_along_axes_are_loops(rows: int, columns: int):
+    q = random(2, rows * columns, 2, 3)
+    down, across = random(2 * rows - 1, 3, seed=1), random(2 * columns - 1, 3, seed=2)
+    found = spatial.axis_bias(q, down, across)
+    for i in range(rows * columns):
+        for j in range(rows * columns):
+            (r, c), (s, d) = divmod(i, columns), divmod(j, columns)
+            table = down[r - s + rows - 1] + across[c - d + columns - 1]
+            close(found[:, :, i, j], q[:, i] @ table)
+
+
+# ---------------------------------------------------------------- padded batches of images
+
+
+def test_patches_spread_over_the_table():
+    """A whole image counts on; half of one takes every second row of positions."""
+    pixels, kept = torch.ones(1, 3, 1, 8, 8), torch.tensor([0, 2])
+    mask = torch.zeros(1, 3, 8, 8, dtype=torch.long)
+    mask[0, 0], mask[0, 2, :3, :] = 1, 1
+    found = patches.spread_positions(pixels, mask, kept, 2, 4)
+    assert found[0].tolist() == list(range(16))
+    assert found[1].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, *[0] * 8]
+    seen = patches.seen_patches(pixels, mask, kept, 2)
+    assert seen is not None and seen.flatten(1).tolist() == [[True] * 16, [True] * 8 + [False] * 8]
+    assert patches.seen_patches(pixels, None, kept, 2) is None
+
+
+def test_an_image_of_zeros_is_padding():
+    pixels = torch.zeros(2, 2, 1, 2, 2)
+    pixels[0, 1, 0, 1, 1] = pixels[1, 0, 0, 0, 0] = -1e-6
+    assert patches.real_images(pixels).tolist() == [1, 2]
+    assert patches.real_images(pixels * 0).tolist() == []
+    assert patches.real_images(pixels * 0, keep_one=True).tolist() == [0]

@@ -64,6 +64,40 @@ USES = {
     ),
     "layer_norm": Use("layer_norm: 1e-5", "decoder", (("1e-5", "epsilon", "VS302", "epsilon"),)),
     "rms_norm": Use("rms_norm: 1e-5", "decoder", (("1e-5", "[1]", "VS103", "[1]"),)),
+    "norm": Use(
+        "norm: {kind: rms_norm}", "decoder", (("rms_norm", "batch_norm", "VS104", "batch_norm"),)
+    ),
+    "layer_scale": Use("layer_scale"),
+    "pixel_shuffle": Use(
+        "pixel_shuffle: {factor: 1, rows: 5}",
+        "decoder",
+        (("factor: 1", "factor: 0", "VS303", ""), ("}", ", order: up}", "VS104", "up")),
+    ),
+    "conv2d": Use(
+        "conv2d: {out: 4, kernel: 3, padding: 1}",
+        "encoder",
+        (("kernel: 3", "kernel: 0", "VS303", ""), ("out: 4", "out: size", "VS302", "size")),
+    ),
+    "resize": Use(
+        "resize: {rows: 3, columns: 5}",
+        "encoder",
+        (("}", ", mode: linear}", "VS104", "linear"), ("rows: 3, ", "", "VS102", "resize")),
+    ),
+    "map_attention": Use(
+        "map_attention: {num_heads: 2, window: 3}",
+        "encoder",
+        (("num_heads: 2", "num_heads: 3", "VS304", ""),),
+    ),
+    "add": Use(
+        "scale: 0.5\n    as: lesser\n  - add: lesser",
+        "decoder",
+        (("add: lesser", "add: halves", "VS203", ""),),
+    ),
+    "again": Use(
+        "block: [{scale: 0.5}]\n    name: lesser\n  - again: lesser",
+        "decoder",
+        (("again: lesser", "again: halves", "VS203", ""),),
+    ),
     "act": Use("act: silu", "decoder", (("silu", "silo", "VS104", "silo"),)),
     "scale": Use("scale: 0.5", "decoder", (("0.5", "half", "VS302", "half"),)),
     "attention": Use(
@@ -205,11 +239,9 @@ BY_PARITY = {
     "image_grid",
     "join_frames",
     "keep_tokens",
-    "layer_scale",
     "mask_rows",
     "memory_mask",
     "multimodal_positions",
-    "norm",
     "pack",
     "pack_frames",
     "pack_tiles",
@@ -219,7 +251,6 @@ BY_PARITY = {
     "patch_index",
     "patch_mask",
     "patch_positions",
-    "pixel_shuffle",
     "pool_cells",
     "position_table",
     "prepend_queries",
