@@ -828,6 +828,14 @@ def internvl_llama(case: Case):
 
 @reference(
     "InternVLForConditionalGeneration",
+    mirrors="OpenGVLab/InternVL2_5-26B (InternViT-6B, and InternLM 2.5 in the layout of llama)",
+)
+def internvl_26b(case: Case):
+    return _internvl(case, "rms_norm", True, False, "llama")
+
+
+@reference(
+    "InternVLForConditionalGeneration",
     mirrors="OpenGVLab/InternVL3-38B-hf (InternViT-6B: RMSNorm, q/k norm)",
 )
 def internvl_6b(case: Case):

@@ -325,11 +325,9 @@ class AttentionArgs(Args):
     """Arguments of `attention`.
 
     `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over
-    what queries and keys
-    are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused`
-    projection, `qkv_order`
-    says what stands together: all queries, then keys, then values (`stacked`), or those of each
-        head (`by-head`).
+    what queries and keys are normalised, by the norm `qk_norm_kind`: nothing, each head, or the
+    full width. Of a `fused` projection, `qkv_order` says what stands together: all queries, then
+    keys, then values (`stacked`), or the queries, key and value of each key head (`by-head`).
     `position_bias` is a named value that is added to the scores, what the mask forbids included.
     """
 
@@ -375,14 +373,21 @@ def _normed(b, h, role: str, over: str, args: AttentionArgs):
     return add_norm(b, args.qk_norm_kind, h, args.qk_eps, f"{role}_norm")
 
 
-def _heads_by_head(b, x, width: Dim, args: AttentionArgs, head_dim: Dim) -> dict:
-    """Queries, keys and values of a projection that has those of each head side by side."""
-    if args.num_kv_heads is not None and args.num_kv_heads != args.num_heads:
-        b.fail("VS104", "`qkv_order: by-head` has as many key and value heads as query heads")
-    qkv = add_linear(b, x, width * 3, bias=args.bias, role="qkv", name="qkv")
-    heads = b.node("split_heads", {"x": qkv}, HeadsAttrs(args.num_heads, head_dim * 3))
-    pieces = b.node("split", {"x": heads}, SplitAttrs((head_dim,) * 3), hints=(*"qkv",))
-    return dict(zip("qkv", pieces, strict=True))
+def _heads_by_head(b, x, sizes: dict, counts: dict, args: AttentionArgs, head_dim: Dim) -> dict:
+    """Queries, keys and values of a projection that has those of each key head side by side."""
+    total = sum(sizes.values(), Dim.const(0))
+    qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
+    shared = counts["q"] // counts["k"]
+    if counts["q"] == counts["k"]:
+        shared = Dim.const(1)
+    pieces = (shared * head_dim, head_dim, head_dim)
+    attrs = HeadsAttrs(counts["k"], sum(pieces, Dim.const(0)))
+    heads = b.node("split_heads", {"x": qkv}, attrs)
+    q, k, v = b.node("split", {"x": heads}, SplitAttrs(pieces), hints=(*"qkv",))
+    if shared != Dim.const(1):
+        q = b.node("merge_heads", {"x": q})
+        q = b.node("split_heads", {"x": q}, HeadsAttrs(counts["q"], head_dim), hints=("q",))
+    return {"q": q, "k": k, "v": v}
 
 
 def _heads(b, x, args: AttentionArgs, head_dim: Dim) -> dict:
@@ -393,7 +398,7 @@ def _heads(b, x, args: AttentionArgs, head_dim: Dim) -> dict:
     whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
     sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
     if args.fused and args.qkv_order == "by-head":
-        heads = _heads_by_head(b, x, sizes["q"], args, head_dim)
+        heads = _heads_by_head(b, x, sizes, counts, args, head_dim)
         return {role: _normed(b, h, role, "head", args) for role, h in heads.items()}
     if args.fused:
         total = sum(sizes.values(), Dim.const(0))

@@ -17,6 +17,7 @@ class PixelShuffleAttrs:
     factor: int
     order: str = "rows"
     rows: Dim | None = None
+    scan: str = "rows"
 
 
 def _infer_pixel_shuffle(ops: Operands):
@@ -28,7 +29,8 @@ def _infer_pixel_shuffle(ops: Operands):
 def _emit_pixel_shuffle(node, scope):
     attrs = node.attrs
     rows = [] if attrs.rows is None else [scope.dim(attrs.rows)]
-    cells = call(scope.helper("cells"), scope.use(node["x"]), str(attrs.factor), *rows)
+    down = {"down": "True"} if attrs.scan == "columns" else {}
+    cells = call(scope.helper("cells"), scope.use(node["x"]), str(attrs.factor), *rows, **down)
     if attrs.order == "columns":
         cells = method(cells, "transpose", "2", "3")
     elif attrs.order == "channels":
@@ -51,19 +53,20 @@ class PixelShuffleArgs(Args):
     """Arguments of `pixel_shuffle`.
 
     `order` is what runs slowest in a cell's vector: its `rows`, its `columns`, or the `channels` of
-    what it is made of. A map
-    is square unless `rows` says how many it has.
+    what it is made of. The cells follow each other along the `rows` or down the `columns`, as
+    `scan` says. A map is square unless `rows` says how many it has.
     """
 
     factor: int
     order: Literal["rows", "columns", "channels"] = "rows"
     rows: Size | None = None
+    scan: Literal["rows", "columns"] = "rows"
 
 
 def _lower_pixel_shuffle(b, x, args: PixelShuffleArgs):
     if args.factor < 1:
         b.fail("VS303", f"a cell of {args.factor} x {args.factor} holds nothing")
-    attrs = PixelShuffleAttrs(args.factor, args.order, args.rows)
+    attrs = PixelShuffleAttrs(args.factor, args.order, args.rows, args.scan)
     return b.node("pixel_shuffle", {"x": x}, attrs)
 
 

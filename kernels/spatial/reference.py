@@ -8,17 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cells(x: Tensor, factor: int, rows: int | None = None) -> Tensor:
+def cells(x: Tensor, factor: int, rows: int | None = None, down: bool = False) -> Tensor:
     """The vectors of each cell of `factor` x `factor` neighbours [B, N / F**2, F, F, D].
 
     Args:
         x: a map's vectors, row after row [B, N, D].
         factor: side of a cell.
         rows: how many rows the map has; as many as columns if not given.
+        down: whether the cells follow each other down the columns, not along the rows.
     """
     rows = rows or math.isqrt(x.shape[1])
-    x = x.unflatten(1, (rows // factor, factor, -1, factor))
-    return x.transpose(2, 3).flatten(1, 2)
+    x = x.unflatten(1, (rows // factor, factor, -1, factor)).transpose(2, 3)
+    return (x.transpose(1, 2) if down else x).flatten(1, 2)
 
 
 def resize_map(x: Tensor, rows: int, columns: int, mode: str) -> Tensor:
