@@ -383,31 +383,31 @@ def _lower_pool_cells(b, x, args: PoolCellsArgs):
 POOL_CELLS_STEP = StepKind("pool_cells", POOL_CELLS.doc, PoolCellsArgs, _lower_pool_cells)
 
 
-KEEP_TOKENS = Op(
-    "keep_tokens",
+SELECT_TOKENS = Op(
+    "select_tokens",
     "Some tokens of a packed sequence; all of them where nothing says which.",
     infer=lambda ops: (ops.tensor("x").with_shape(Dim.sym("kept_tokens"), ops.tensor("x").width),),
     emit=lambda node, scope: call(
-        scope.helper("keep_tokens"), scope.use(node["x"]), scope.use(node["index"])
+        scope.helper("select_tokens"), scope.use(node["x"]), scope.use(node["index"])
     ),
     results=("x",),
     inline=False,
 )
 
 
-class KeepArgs(Args):
-    """Arguments of `keep_tokens`: the name of a mask, which may be absent."""
+class SelectArgs(Args):
+    """Arguments of `select_tokens`: the name of a mask, which may be absent."""
 
     mask: str
 
 
-def _lower_keep(b, x, args: KeepArgs):
+def _lower_select(b, x, args: SelectArgs):
     index = b.plan("kept_index", {"mask": b.value(args.mask)})
-    return b.node("keep_tokens", {"x": x, "index": index})
+    return b.node("select_tokens", {"x": x, "index": index})
 
 
-KEEP_TOKENS_STEP = StepKind(
-    "keep_tokens", KEEP_TOKENS.doc, KeepArgs, _lower_keep, shorthand="mask"
+SELECT_TOKENS_STEP = StepKind(
+    "select_tokens", SELECT_TOKENS.doc, SelectArgs, _lower_select, shorthand="mask"
 )
 
 

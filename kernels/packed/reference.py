@@ -77,7 +77,7 @@ def window_runs(grid: Tensor, merge: int, window: int) -> tuple[tuple[int, int],
 def window_order(grid: Tensor, merge: int, window: int) -> Tensor:
     """Which cell stands at each place when windows come one after another [N / merge ** 2].
 
-    See `window_runs` for the arguments; windows are in reading order, and so are the cells of a window.
+    See `window_runs` for the arguments; windows and their cells are in reading order.
     """
     found, start = [], 0
     for t, h, w in grid.tolist():
@@ -135,8 +135,8 @@ def kept_index(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask.nonzero()[:, 0]
 
 
-def keep_tokens(x: Tensor, index: Tensor | None) -> Tensor:
-    """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is None."""
+def select_tokens(x: Tensor, index: Tensor | None) -> Tensor:
+    """The tokens of a packed sequence [N, D] at the places `index`; all where that is None."""
     return x if index is None else x[index]
 
 
