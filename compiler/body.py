@@ -24,7 +24,8 @@ STEP_KEYS = ("name", "weights", "from", "as", "when")
 
 
 def lower_body(b: StepBuilder, x: Value) -> Value:
-    """Lower the steps that `b.tree` holds, from the running value `x`; faults of all steps are reported."""
+    """Lower the steps that `b.tree` holds, from the running value `x`; faults of all steps are
+    reported."""
     steps = body_of(b.tree)
     if steps is None or not steps.items:
         b.fail("VS102", "a body needs at least one step", "a body is a list of steps")
@@ -190,7 +191,8 @@ def step_arguments(node: Node, op: str) -> tuple[dict[str, Any], dict[str, Any]]
 def validate(
     b: StepBuilder, kind: StepKind, raw: dict[str, Any], node: Node, value: Node | None, span: Span
 ) -> Any:
-    """Check arguments against the op's model; sizes and options resolve in the component's scope."""
+    """Check arguments against the op's model; sizes and options resolve in the component's
+    scope."""
     try:
         return kind.args.model_validate(raw, context={"scope": b.scope})
     except ValidationError as error:
@@ -246,7 +248,8 @@ def default_name(kind: StepKind, extra: dict[str, Any]) -> Any:
 
 
 def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: str) -> Weights:
-    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by role.
+    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by
+    role.
 
     Without `weights:` a step that has some is called in the checkpoint as it is here.
     """
@@ -283,7 +286,8 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
 
 
 def renamed(name: str, renames: Mapping[str, str]) -> str:
-    """A name of a part's tensors, with its first words as the component says the checkpoint has them."""
+    """A name of a part's tensors, with its first words as the component says the checkpoint has
+    them."""
     for old, new in renames.items():
         if name == old or name.startswith(f"{old}."):
             return new + name.removeprefix(old)

@@ -1,7 +1,9 @@
 """Builders that lowering writes graphs with.
 
-A nested graph may use a value of an enclosing one: the builder threads it through every boundary as a captured input, so
-that steps deep inside the layers can ask for the mask or the rotary table that the component computes once.
+A nested graph may use a value of an enclosing one: the builder threads it through every boundary as
+    a captured input, so
+that steps deep inside the layers can ask for the mask or the rotary table that the component
+computes once.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +52,8 @@ class ProgramBuilder:
     place: Callable[[str], Span | None] = lambda name: None
 
     def add_graph(self, graph: Graph) -> str:
-        """Add a graph under its name, or under a numbered one where that is taken by a different graph."""
+        """Add a graph under its name, or under a numbered one where that is taken by a different
+        graph."""
         name, number = graph.name, 1
         while name in self.graphs and replace(self.graphs[name], name=graph.name) != graph:
             number += 1
@@ -59,7 +62,8 @@ class ProgramBuilder:
         return name
 
     def named(self, dim: Dim) -> Dim:
-        """The derived size that a dimension is by definition, so that shapes read as the spec names them."""
+        """The derived size that a dimension is by definition, so that shapes read as the spec names
+        them."""
         if not self.derived or dim.as_int() is not None:
             return dim
         plain = self.expanded(dim)
@@ -120,7 +124,8 @@ class GraphBuilder:
         return f"{hint}_{count}" if count else hint
 
     def input(self, name: str, type: Type) -> Value:
-        """Declare an input; inside the graph it is there, whether or not the caller's may be absent."""
+        """Declare an input; inside the graph it is there, whether or not the caller's may be
+        absent."""
         if isinstance(type, TensorType) and self.parent is not None:
             type = replace(type, optional=frozenset())
         value = Value(self.fresh(name), type)
@@ -134,7 +139,8 @@ class GraphBuilder:
         self.inputs = [v for v in self.inputs if v in read]
 
     def planned_again(self, value: Value, mapping: Mapping[Value, Value], name: str) -> Value:
-        """The value that the plan makes of other inputs in the same way; itself where it depends on none of them.
+        """The value that the plan makes of other inputs in the same way; itself where it depends on
+        none of them.
 
         Args:
             mapping: the other inputs, by those that the value was made of.
@@ -165,7 +171,8 @@ class GraphBuilder:
         return self.given.get(value, value)
 
     def own(self, value: Value) -> Value:
-        """Return `value` as this graph knows it, capturing it from the enclosing graphs if need be."""
+        """Return `value` as this graph knows it, capturing it from the enclosing graphs if need
+        be."""
         if value in self._known:
             return value
         if value not in self.captures:
@@ -192,7 +199,8 @@ class GraphBuilder:
         """Add a node; its result types come from the op's shape rule.
 
         Args:
-            module: path of the node's module; `state` is the module itself where it belongs to another graph.
+            module: path of the node's module; `state` is the module itself where it belongs to
+                another graph.
         """
         record = self.program.ops[op]
         operands = {role: self.own(v) for role, v in inputs.items() if v is not None}
@@ -315,7 +323,8 @@ def infer(
 class Weights:
     """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it.
 
-    `renames` says what names that a part starts with are called in the checkpoint, until one of them is met.
+    `renames` says what names that a part starts with are called in the checkpoint, until one of
+    them is met.
     """
 
     prefix: str
@@ -328,7 +337,8 @@ class Weights:
 
 @dataclass(slots=True)
 class StepBuilder:
-    """What a step's lowering works with: the graph under construction and the step's own name, weights and place."""
+    """What a step's lowering works with: the graph under construction and the step's own name,
+    weights and place."""
 
     graph: GraphBuilder
     component: GraphBuilder
@@ -347,7 +357,8 @@ class StepBuilder:
         return self.graph.program
 
     def value(self, name: str) -> Value:
-        """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        """A value that the body has a name for: an operand of the component, or the result of a
+        step with `as:`."""
         if not isinstance(name, str):
             return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
@@ -360,9 +371,11 @@ class StepBuilder:
     def plan(
         self, op: str, inputs: Mapping[str, Value], attrs: Any = None, name: str | None = None
     ) -> Value:
-        """Add a node to the model's plan: host work on the model's inputs, done before the traced forward.
+        """Add a node to the model's plan: host work on the model's inputs, done before the traced
+        forward.
 
-        The same request gives the same value. Operands are the component's own, followed back to the model's inputs.
+        The same request gives the same value. Operands are the component's own, followed back to
+        the model's inputs.
         """
         root = self.graph.root()
         origins = {role: self.component.origin(v) for role, v in inputs.items()}
@@ -398,7 +411,8 @@ class StepBuilder:
 
 @dataclass(slots=True)
 class Tap:
-    """The states of an encoder that are its output: after so many layers, counted from the end where negative."""
+    """The states of an encoder that are its output: after so many layers, counted from the end
+    where negative."""
 
     layers: tuple[int, ...]
     span: Span | None

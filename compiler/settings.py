@@ -1,7 +1,9 @@
 """Where every size and option of a spec gets its value.
 
-In order: `--set`; the checkpoint's config.json; without a checkpoint, the chosen variant; what the spec gives its component;
-the part's default. Sizes stay names in the program, with these values beside them; options are values.
+In order: `--set`; the checkpoint's config.json; without a checkpoint, the chosen variant; what the
+    spec gives its component;
+the part's default. Sizes stay names in the program, with these values beside them; options are
+values.
 """
 
 from collections.abc import Callable, Mapping
@@ -178,7 +180,8 @@ class Settings:
         return self.expressions[name]
 
     def _foreign(self, name: str) -> Dim | None:
-        """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
+        """The definition of a size that follows from other components' sizes; it stands for the
+        size everywhere."""
         owner = name.rpartition(".")[0]
         if all(n.rpartition(".")[0] == owner for n in self.derived[name].symbols()):
             return None

@@ -1,4 +1,5 @@
-"""The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
+"""The config classes of the emitted package: the sizes, how config.json gives them, and what must
+agree with it."""
 
 import itertools
 import json
@@ -151,7 +152,8 @@ def _paths(key: ConfigKey) -> str:
 
 
 def literal(value: Any) -> str:
-    """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    """Python source of a plain value; a text in double quotes, with whatever could end it
+    escaped."""
     if isinstance(value, list):
         return _list_literal(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,6 +1,7 @@
 """Definitions of the kernel library, cut out of its source files for an emitted package.
 
-The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs no torch.
+The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs
+no torch.
 """
 
 import ast

@@ -63,7 +63,8 @@ def symbols_of(value: Any) -> frozenset[str]:
 
 
 def graph_symbols(graph: Graph) -> frozenset[str]:
-    """Names of the sizes that a graph's class needs: those of its modules and of its nodes' attributes."""
+    """Names of the sizes that a graph's class needs: those of its modules and of its nodes'
+    attributes."""
     found = [symbols_of(m.attrs) for m in graph.modules]
     found += [symbols_of(n.attrs) for n in graph.nodes]
     return frozenset().union(*found)

@@ -1,4 +1,5 @@
-"""The forward of one graph: statements in order, variables by the values' names, short expressions in place."""
+"""The forward of one graph: statements in order, variables by the values' names, short expressions
+in place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -51,7 +52,8 @@ class Scope:
         return self.names[value]
 
     def loop_variable(self, node: Node, value: Value) -> str:
-        """The variable that runs through a loop: the operand's own, unless that is read again later."""
+        """The variable that runs through a loop: the operand's own, unless that is read again
+        later."""
         index = self.graph.nodes.index(node)
         if self.last_use.get(value, -1) <= index:
             self.wanted[value] = base_name(node.output.name)
@@ -102,7 +104,8 @@ class Scope:
         return atom(text)
 
     def kernel(self, op: str) -> str | None:
-        """The kernel that was chosen for an op, which the package will contain; None for plain torch."""
+        """The kernel that was chosen for an op, which the package will contain; None for plain
+        torch."""
         name = self.kernels.get(op)
         return None if name is None else self.helper(name)
 
@@ -188,7 +191,8 @@ class Scope:
             self._assign(index, node, expr)
 
     def _expression(self, node: Node) -> Expr | None:
-        """The node's expression with its operands in place, or with the longest of them in variables."""
+        """The node's expression with its operands in place, or with the longest of them in
+        variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
         before, state = len(self.lines), (self.pending, self.names, self.holders)
         self.pending, self.names, self.holders = (dict(part) for part in state)
@@ -218,7 +222,8 @@ class Scope:
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
         if self.ops[node.op].joins:
-            # Without the optional operand the result is the first one, whose variable it takes over.
+            # Without the optional operand the result is the first one, whose variable it takes
+            # over.
             self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()

@@ -74,7 +74,7 @@ PAST = Op(
     "How many tokens the cache holds.",
     infer=lambda ops: (StateType("host_int"),),
     emit=lambda node, scope: scope.atom(
-        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"
+        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"  # noqa: E501
     ),
     results=("past",),
     inline=False,
@@ -304,7 +304,8 @@ ATTENTION = Op(
 class RopeArgs(Args):
     """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
 
-    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type. Only the first
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an
+    axial type. Only the first
     `rotary_dim` dimensions of a head are rotated, or that `rotary_fraction` of them, if given.
     """
 
@@ -323,9 +324,12 @@ class RopeArgs(Args):
 class AttentionArgs(Args):
     """Arguments of `attention`.
 
-    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
-    are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused` projection, `qkv_order`
-    says what stands together: all queries, then keys, then values (`stacked`), or those of each head (`by-head`).
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over
+    what queries and keys
+    are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused`
+    projection, `qkv_order`
+    says what stands together: all queries, then keys, then values (`stacked`), or those of each
+        head (`by-head`).
     `position_bias` is a named value that is added to the scores, what the mask forbids included.
     """
 
@@ -364,7 +368,8 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
 
 
 def _normed(b, h, role: str, over: str, args: AttentionArgs):
-    """Queries or keys, normalised where that is done over heads, or over the `width`; values stay."""
+    """Queries or keys, normalised where that is done over heads, or over the `width`; values
+    stay."""
     if role == "v" or over != args.qk_norm:
         return h
     return add_norm(b, args.qk_norm_kind, h, args.qk_eps, f"{role}_norm")
@@ -473,7 +478,8 @@ def cached_tokens(component):
 
 
 def model_input(component, name: str):
-    """One of the model's own inputs: `attention_mask`, `position_ids`, `cache` or `logits_to_keep`."""
+    """One of the model's own inputs: `attention_mask`, `position_ids`, `cache` or
+    `logits_to_keep`."""
     root = component
     while root.parent is not None:
         root = root.parent

@@ -198,7 +198,8 @@ PREPEND_TOKEN = Op(
 
 
 class PrependArgs(Args):
-    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones
+    included."""
 
     rank: int = 1
 
@@ -247,7 +248,8 @@ POSITION_EMBEDDING = Op(
 class PositionArgs(Args):
     """Arguments of `position_embedding`.
 
-    `rank` counts the dimensions in the checkpoint, leading ones included. `at` names the positions, which else are counted.
+    `rank` counts the dimensions in the checkpoint, leading ones included. `at` names the positions,
+    which else are counted.
     """
 
     rows: Size

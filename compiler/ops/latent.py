@@ -1,4 +1,5 @@
-"""Multi-head latent attention: keys and values are made of a narrow latent, which alone is cached."""
+"""Multi-head latent attention: keys and values are made of a narrow latent, which alone is
+cached."""
 
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ ROTATE_TAIL = Op(
 
 @dataclass(frozen=True, slots=True)
 class LatentAttrs:
-    """Dimensions of a value's head, and of a head of the keys that the latent makes; scale of the scores."""
+    """Dimensions of a value's head, and of a head of the keys that the latent makes; scale of the
+    scores."""
 
     value_dim: Dim
     own_dim: Dim
@@ -64,7 +66,7 @@ def _flops_latent(ops: Operands) -> Dim:
 
 LATENT_ATTENTION = Op(
     "latent_attention",
-    "Causal attention to keys and values that are made of a latent; the keys' rotated part is shared.",
+    "Causal attention to keys and values that are made of a latent; the keys' rotated part is shared.",  # noqa: E501
     infer=_infer_latent,
     emit=_emit_latent,
     attrs=LatentAttrs,
@@ -78,8 +80,10 @@ LATENT_ATTENTION = Op(
 class LatentArgs(Args):
     """Arguments of `latent_attention`.
 
-    A head of queries and keys has `own_dim` dimensions without and `rope_dim` with a position, one of values `value_dim`.
-    The latent of keys and values has `rank` numbers, that of the queries `query_rank`, if they have one.
+    A head of queries and keys has `own_dim` dimensions without and `rope_dim` with a position, one
+    of values `value_dim`.
+    The latent of keys and values has `rank` numbers, that of the queries `query_rank`, if they have
+    one.
     """
 
     num_heads: Size

@@ -118,8 +118,10 @@ EXPERTS = Op(
 class RouterArgs(Args):
     """How a router chooses and weights the experts of a token.
 
-    The scores are a softmax over all experts, or over the chosen ones (`top-softmax`), or sigmoids, with a learned bias that
-    only the choice sees. With `groups` a token chooses out of the `top_groups` groups that have the likeliest experts, unless `limited` is false.
+    The scores are a softmax over all experts, or over the chosen ones (`top-softmax`), or sigmoids,
+    with a learned bias that
+    only the choice sees. With `groups` a token chooses out of the `top_groups` groups that have the
+    likeliest experts, unless `limited` is false.
     """
 
     score: Score = "softmax"
@@ -143,7 +145,8 @@ class MoeArgs(Args):
 
 
 def _expert_params(b, args: MoeArgs, attrs: ExpertsAttrs) -> tuple[Param, ...]:
-    """Where the checkpoint has the experts: one by one, or stacked as [X, out, in] or [X, in, out]."""
+    """Where the checkpoint has the experts: one by one, or stacked as [X, out, in] or [X, in,
+    out]."""
     shapes = _experts_shapes(attrs)
     if args.layout == "separate":
         prefix = b.weights.key("experts") + ".*."

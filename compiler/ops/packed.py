@@ -1,4 +1,5 @@
-"""Images of all sizes in one packed sequence: patches that the processor cut, segments, windows, positions in the grid."""
+"""Images of all sizes in one packed sequence: patches that the processor cut, segments, windows,
+positions in the grid."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,8 @@ PATCHES = Dim.sym("patches")
 
 @dataclass(frozen=True, slots=True)
 class PackedPatchAttrs:
-    """Width of the result, and shape of one patch: channels, frames where it has several, rows, columns."""
+    """Width of the result, and shape of one patch: channels, frames where it has several, rows,
+    columns."""
 
     width: Dim
     patch: tuple[Dim, ...]
@@ -107,7 +109,8 @@ PACKED_PATCH_STEP = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class GridAttrs:
-    """How patches lie together: `merge` to a cell's side, `window` cells to a window's; `rows` counts the results."""
+    """How patches lie together: `merge` to a cell's side, `window` cells to a window's; `rows`
+    counts the results."""
 
     per: str = "frame"
     merge: Dim | None = None
@@ -148,7 +151,7 @@ def _require_grid(ops: Operands) -> None:
 
 SEGMENTS = Op(
     "segments",
-    "Which patches of a packed sequence belong together, from the grid of each image: runs of segments of equal length.",
+    "Which patches of a packed sequence belong together, from the grid of each image: runs of segments of equal length.",  # noqa: E501
     infer=_infer_runs,
     emit=_grid_call(lambda attrs: f"{attrs.per}_runs"),
     attrs=GridAttrs,
@@ -191,7 +194,7 @@ def _infer_image_grid(ops: Operands):
 
 IMAGE_GRID = Op(
     "image_grid",
-    "Rows and columns of patches of each image, from the sizes of images that are padded to one size.",
+    "Rows and columns of patches of each image, from the sizes of images that are padded to one size.",  # noqa: E501
     infer=_infer_image_grid,
     emit=lambda node, scope: call(
         scope.helper("image_grid"),
@@ -301,7 +304,8 @@ WINDOW_ORDER_STEP = StepKind(
 
 
 class GridPositionArgs(Args):
-    """Arguments of `grid_positions`: the side of a cell, or the name of a value with that of each image."""
+    """Arguments of `grid_positions`: the side of a cell, or the name of a value with that of each
+    image."""
 
     merge: Size = Dim.const(1)
     merges: str | None = None
@@ -348,7 +352,8 @@ KEPT_INDEX = Op(
 )
 
 
-# ------------------------------------------------------------------------------- order and attention
+# ------------------------------------------------------------------------------- order and
+# attention
 
 
 def _infer_pool_cells(ops: Operands):

@@ -1,4 +1,5 @@
-"""Padded batches of images: which are there, which of their patches, and where a patch lies in its image."""
+"""Padded batches of images: which are there, which of their patches, and where a patch lies in its
+image."""
 
 from dataclasses import dataclass
 
@@ -129,7 +130,7 @@ PATCH_MASK = Op(
 )
 PATCH_POSITIONS = Op(
     "patch_positions",
-    "Rows of a table of positions for the patches of each image, whatever its size (NaViT): the table is stretched over it.",
+    "Rows of a table of positions for the patches of each image, whatever its size (NaViT): the table is stretched over it.",  # noqa: E501
     infer=lambda ops: (TensorType((*ops.tensor("kept").shape, _patches(ops)), "int"),),
     emit=_emit_positions,
     attrs=PatchPositionAttrs,
@@ -140,7 +141,8 @@ PATCH_POSITIONS = Op(
 
 
 class PatchMaskArgs(Args):
-    """Arguments of `patch_mask`: names of the mask of pixels and of the index of images, and the side of a patch."""
+    """Arguments of `patch_mask`: names of the mask of pixels and of the index of images, and the
+    side of a patch."""
 
     mask: str
     kept: str

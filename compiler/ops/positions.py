@@ -15,7 +15,8 @@ AXES = TensorType((Dim.sym("batch"), Dim.sym("tokens"), Dim.const(3)), "int")
 
 @dataclass(frozen=True, slots=True)
 class MultimodalAttrs:
-    """How many patches a token spans on each side, the speed of the time axis, and where text goes on."""
+    """How many patches a token spans on each side, the speed of the time axis, and where text goes
+    on."""
 
     merge: Dim
     tokens_per_second: Scalar

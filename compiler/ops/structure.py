@@ -1,4 +1,5 @@
-"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
+"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other
+graphs."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class GraphAttrs:
 class RepeatAttrs:
     """Which graphs are repeated, how often, and which of them each layer is.
 
-    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one: `places[k]` are the layers of
+    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one:
+    `places[k]` are the layers of
     graph number k + 1.
     """
 
@@ -38,9 +40,11 @@ class RepeatAttrs:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttrs:
-    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are kept.
+    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are
+    kept.
 
-    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one layer after another, or
+    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one
+    layer after another, or
     with the layers' channels in turns (`interleave`).
     """
 
@@ -121,7 +125,8 @@ REPEAT = Op(
 
 
 def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
-    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first result."""
+    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first
+    result."""
     callee = child.finish(*outputs)
     graph.add_module(Module(name, "graph", GraphAttrs((callee.name,)), (), child.span))
     operands = graph.operands_for(child, given)
@@ -129,7 +134,8 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on its result."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on
+    its result."""
 
     body: tuple[Any, ...]
     alpha: Number | None = None
@@ -154,7 +160,8 @@ RESIDUAL_STEP = StepKind(
 
 
 class TapsArgs(Args):
-    """States of several layers, side by side under a name: those that enter or leave the listed layers."""
+    """States of several layers, side by side under a name: those that enter or leave the listed
+    layers."""
 
     layers: tuple[int, ...]
     name: ComponentName
@@ -188,7 +195,8 @@ BLOCK_STEP = StepKind(
 
 
 class LayersArgs(Args):
-    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
+    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which
+    layers are of it."""
 
     count: Size
     body: tuple[Any, ...] = ()
@@ -240,7 +248,8 @@ def _lower_layers(b, x, args: LayersArgs):
 
 
 def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
-    """The layers after which the state is taken, the first ones first, and how many have run there."""
+    """The layers after which the state is taken, the first ones first, and how many have run
+    there."""
     sizes, depths = b.program.sizes, b.tap.depths(count)
     total = count.value(sizes)
     for layer, depth in depths.items():
@@ -278,7 +287,8 @@ def _check_repeatable(b, start, result) -> None:
 
 
 def _layer_kinds(b, args: LayersArgs):
-    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of `pattern`."""
+    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of
+    `pattern`."""
     if bool(args.body) == bool(args.kinds):
         b.fail("VS102", "`layers` needs a `body`, or `kinds` with `pattern` or `at`")
     if args.body:

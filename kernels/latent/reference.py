@@ -1,6 +1,7 @@
 """Attention to compressed keys and values in plain torch.
 
-Legend: B batch, T query tokens, S key tokens, H heads, N and R dimensions of a head without and with a
+Legend: B batch, T query tokens, S key tokens, H heads, N and R dimensions of a head without and
+    with a
 position, V dimensions of a value, C width of the latent.
 """
 

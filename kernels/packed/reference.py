@@ -1,8 +1,8 @@
 """Images of all sizes packed into one sequence.
 
-A processor cuts every image or video into patches and lists them one after another; its grid says how many frames, rows
-and columns of patches each one has. Cells of `merge` x `merge` patches, which later become one token, lie together: cells
-in reading order, and the patches of a cell in reading order.
+A processor cuts every image or video into patches and lists them one after another; its grid says
+how many frames, rows and columns of patches each one has. Cells of `merge` x `merge` patches, which
+later become one token, lie together: cells in reading order, and the patches of a cell likewise.
 
 Images that come padded to the size of the largest are packed by `patch_index`.
 

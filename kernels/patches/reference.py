@@ -1,6 +1,7 @@
 """Padded batches of images.
 
-Legend: R rows of the batch, K slots for images in a row, I images that are there, P pixels of a patch's side.
+Legend: R rows of the batch, K slots for images in a row, I images that are there, P pixels of a
+    patch's side.
 """
 
 import torch
@@ -40,7 +41,8 @@ def real_patches(pixels: Tensor, mask: Tensor | None, kept: Tensor, patch_size: 
 def seen_patches(
     pixels: Tensor, mask: Tensor | None, kept: Tensor, patch_size: int
 ) -> Tensor | None:
-    """Which patches may be attended to [I, 1, 1, rows * columns]; None for all. See `real_patches`."""
+    """Which patches may be attended to [I, 1, 1, rows * columns]; None for all. See
+    `real_patches`."""
     real = real_patches(pixels, mask, kept, patch_size)
     return None if real.all() else real.flatten(1)[:, None, None]
 
@@ -50,7 +52,8 @@ def spread_positions(
 ) -> Tensor:
     """Rows of a table of side x side positions [I, rows * columns]; see `real_patches`.
 
-    An image's patches are spread over the table by their place in the image (NaViT, Dehghani et al.,
+    An image's patches are spread over the table by their place in the image (NaViT, Dehghani et
+    al.,
     2023). The places are rounded to float32, as the public implementations do.
     """
     real = real_patches(pixels, mask, kept, patch_size)

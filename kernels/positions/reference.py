@@ -1,4 +1,6 @@
-"""Positions of text, images and videos on the axes time, height and width (M-RoPE, Wang et al., 2024).
+"""Positions of text, images and videos on the axes time, height and width.
+
+They are those of M-RoPE (Wang et al., 2024).
 
 Legend: B batch, T new tokens, S tokens seen, I images, V videos.
 """

@@ -47,7 +47,8 @@ def decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
 
 
 def stored_decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
-    """Rates at which the heads of a layer forget [H], as transformers stores them with their tables.
+    """Rates at which the heads of a layer forget [H], as transformers stores them with their
+    tables.
 
     They stay float32, so the tables made of them are rounded too; the slopes are powers of one
     base for every number of heads, and the last layer is divided by a trifle more.

@@ -1,4 +1,5 @@
-"""Rotary position embedding with positions on several axes. Legend: B batch, T tokens, N packed patches, E head dimension."""
+"""Rotary position embedding with positions on several axes. Legend: B batch, T tokens, N packed
+patches, E head dimension."""
 
 import torch
 from torch import Tensor

@@ -105,7 +105,8 @@ def precision(dtype: torch.dtype):
 
 
 def planned(model, inputs: dict) -> dict:
-    """The inputs, and the plan that a model makes of their values, so that the rest can be traced."""
+    """The inputs, and the plan that a model makes of their values, so that the rest can be
+    traced."""
     if not hasattr(model, "plan"):
         return dict(inputs)
     names = inspect.signature(model.plan).parameters

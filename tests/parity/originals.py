@@ -1,6 +1,7 @@
 """Numbers that systems' own code gave, and what it takes to compare an emitted model with them.
 
-A folder of `originals/` holds a tiny checkpoint under the names of that code, inputs and outputs; its
+A folder of `originals/` holds a tiny checkpoint under the names of that code, inputs and outputs;
+its
 `origin.json` says which code ran, and how. Its prompts have one id where an image goes.
 """
 

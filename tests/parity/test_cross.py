@@ -1,4 +1,5 @@
-"""Architectures that attend to images or encoded text: layers of cross-attention, query transformers, encoder-decoders."""
+"""Architectures that attend to images or encoded text: layers of cross-attention, query
+transformers, encoder-decoders."""
 
 import itertools
 import json

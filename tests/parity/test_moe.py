@@ -184,7 +184,8 @@ def test_rows_of_text_are_independent(shared_folder, architecture):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """The checkpoint that the original code computed `originals/minimax-01--text` with, and its package."""
+    """The checkpoint that the original code computed `originals/minimax-01--text` with, and its
+    package."""
     folder = tmp_path_factory.mktemp("original") / "minimax-01--text"
     shutil.copytree(DATA / "minimax-01--text", folder)
     for file in folder.glob("*.*.safetensors"):
@@ -239,7 +240,8 @@ def test_original_tokens_agree(original):
 
 @DTYPES
 def test_original_padding_is_hidden_from_lightning_attention_alone(original, monkeypatch, dtype):
-    """The stored run attends to padding in its softmax layers; this module, like transformers, does not.
+    """The stored run attends to padding in its softmax layers; this module, like transformers, does
+    not.
 
     With that one difference taken away every number of it is met.
     """

@@ -101,7 +101,9 @@ ARCHITECTURES = (
     ),
 )
 PIXTRAL = next(a for a in ARCHITECTURES if a.spec == "pixtral")
-EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.spec}-{a.reference}")
+EACH = pytest.mark.parametrize(
+    "architecture", ARCHITECTURES, ids=lambda a: f"{a.spec}-{a.reference}"
+)
 
 
 def batches() -> list:
@@ -111,7 +113,10 @@ def batches() -> list:
         rows += [(a, kind, 0, None) for kind in a.kinds]
         kinds = itertools.cycle(["padded", "plain"])
         rows += [(a, next(kinds), 1, size) for size in a.sizes]
-    return [pytest.param(*row, id="-".join(map(str, (row[0].spec, row[0].reference, *row[1:])))) for row in rows]
+    return [
+        pytest.param(*row, id="-".join(map(str, (row[0].spec, row[0].reference, *row[1:]))))
+        for row in rows
+    ]
 
 
 EACH_BATCH = pytest.mark.parametrize(("architecture", "kind", "seed", "size"), batches())
@@ -225,7 +230,8 @@ def test_transformers_reads_the_config_of_a_new_model(shared_folder, architectur
     again = type(theirs).from_dict(harness.emitted(tiny).config.to_json())
     for part in ("vision_config", "text_config"):
         ours, want = getattr(again, part).to_dict(), getattr(theirs, part).to_dict()
-        # Not part of what a forward computes; or, as the type of a plain decoder, another word for it.
+        # Not part of what a forward computes; or, as the type of a plain decoder, another word for
+        # it.
         passive = {"dtype", "bos_token_id", "eos_token_id", "pad_token_id", "head_dim", "use_cache"}
         passive |= {"max_position_embeddings", "image_size", "initializer_range", "model_type"}
         assert not {k for k in want if k in ours and ours[k] != want[k]} - passive

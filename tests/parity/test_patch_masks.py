@@ -1,4 +1,5 @@
-"""Encoders that read padded batches: rows with fewer images than others, images smaller than the batch.
+"""Encoders that read padded batches: rows with fewer images than others, images smaller than the
+batch.
 
 Their forward traces when it is given a plan; see `Model.plan`.
 """
@@ -79,7 +80,8 @@ def test_padded_pixels_do_not_matter_and_real_ones_do(shared_folder, architectur
     other["pixel_values"][0, 1, :, rows:] = 3.0
     with torch.no_grad():
         seen = model(**given).logits
-        # Padding inside an image still becomes visual tokens, so only what real patches see is alike.
+        # Padding inside an image still becomes visual tokens, so only what real patches see is
+        # alike.
         plan = plan_of(model, given)
         vision = [
             model.vision(x["pixel_values"], plan.kept, plan.patch_positions, plan.patch_mask)

@@ -243,7 +243,8 @@ class GenerationMixin:
     def _start(
         self, prompts: Tensor, mask: Tensor | None, inputs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all other inputs."""
+        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all
+        other inputs."""
         inputs = {"input_ids": prompts, "attention_mask": mask, **inputs}
         given = inputs.pop(self.generates, None)
         if given is None:
@@ -319,7 +320,8 @@ def _is_mask(name: str, value: Any, length: int) -> bool:
 
 
 def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dict[str, Any]:
-    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the prompt's last one does."""
+    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the
+    prompt's last one does."""
     found = dict(inputs)
     for name, value in inputs.items():
         if _is_mask(name, value, length):
