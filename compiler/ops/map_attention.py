@@ -1,4 +1,4 @@
-"""Attention within maps [images, rows, columns, channels]: windows, and positions along each axis."""
+"""Attention within maps [images, rows, columns, channels]: windows, offsets along each axis."""
 
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ def _infer_axis_bias(ops: Operands):
 
 AXIS_BIAS = Op(
     "axis_bias",
-    "Scores of the offsets between queries and keys, along rows and along columns (Li et al., 2022).",
+    "Scores of the offsets between queries and keys along each axis (Li et al., MViTv2, 2022).",
     infer=_infer_axis_bias,
     emit=lambda node, scope: call(
         scope.helper("axis_bias"), *(scope.use(node[r]) for r in ("q", "rows", "columns"))

@@ -49,6 +49,7 @@ def require_map(ops: Operands, role: str = "x") -> TensorType:
 
 
 def _infer_conv(ops: Operands):
+    assert ops.module is not None
     x, attrs = require_map(ops), ops.module.attrs
     ops.require_width("x", attrs.channels, f"the convolution `{ops.module.name}`")
     border = Dim.const(2 * attrs.padding - attrs.kernel)
@@ -57,6 +58,7 @@ def _infer_conv(ops: Operands):
 
 
 def _flops_conv(ops: Operands) -> Dim:
+    assert ops.module is not None
     (result,), attrs = _infer_conv(ops), ops.module.attrs
     total = Dim.const(2 * attrs.kernel**2) * attrs.channels
     for dim in result.shape:

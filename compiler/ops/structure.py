@@ -203,7 +203,7 @@ BLOCK_STEP = StepKind(
 
 
 class AgainArgs(Args):
-    """Arguments of `again`: the name of an earlier step of this body that is a module of its own."""
+    """Arguments of `again`: the name of an earlier step of this body that is a module."""
 
     step: str
 

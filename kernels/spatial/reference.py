@@ -42,7 +42,7 @@ def cut_windows(x: Tensor, side: int) -> Tensor:
 
 
 def join_windows(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Put windows [B * windows, W, W, D] back into maps [B, rows, columns, D]; see `cut_windows`."""
+    """Put windows [B * windows, W, W, D] back into maps [B, rows, columns, D]."""
     side = x.shape[1]
     down, across = -(-rows // side), -(-columns // side)
     x = x.unflatten(0, (-1, down, across)).transpose(2, 3)
@@ -65,6 +65,6 @@ def axis_bias(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def offsets(count: int, device: torch.device) -> Tensor:
-    """How far each key lies before each query [count, count], counted from the farthest behind it."""
+    """How far each key lies before each query [count, count], the farthest behind it at 0."""
     places = torch.arange(count, device=device)
     return places[:, None] - places + count - 1

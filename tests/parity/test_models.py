@@ -34,7 +34,7 @@ class Architecture:
         sizes: sizes other than the builder's own, by name.
         parameters: exact count of each variant at full size.
         options: settings of the spec under which it is the reference.
-        choices: what a package compiled without a checkpoint has to be told, as `name=value` or by name.
+        choices: what a package compiled without a checkpoint has to be told.
     """
 
     spec: str
