@@ -162,6 +162,11 @@ class GraphBuilder:
             )
         return self.ambient[key][made.outputs.index(value)]
 
+    def is_planned(self, value: Value) -> bool:
+        """Whether a value of this graph is an input, or made of inputs by host work alone."""
+        made = next((n for n in self.nodes if value in n.outputs), None)
+        return value in self.inputs if made is None else self.program.ops[made.op].host
+
     def root(self) -> "GraphBuilder":
         """The builder of the model's own graph."""
         return self if self.parent is None else self.parent.root()
@@ -379,6 +384,9 @@ class StepBuilder:
         """
         root = self.graph.root()
         origins = {role: self.component.origin(v) for role, v in inputs.items()}
+        if not all(root.is_planned(value) for value in origins.values()):
+            message = f"`{op}` is worked out from the model's inputs, and this is made of them"
+            self.fail("VS212", message, "place the step where an input is still as it was given")
         key = (op, tuple(origins.items()), attrs)
         if key not in root.ambient:
             hints = None if name is None else [name]

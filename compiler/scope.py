@@ -113,6 +113,8 @@ class Scope:
             known = self.names(option=False)
             if value in known:
                 self.settings.size(known[value])
+                if known[value] not in self.settings.sizes:
+                    raise fault("VS103", f"{show(value)} is a table, not a number")
                 return Scalar(float(self.settings.sizes[known[value]]), known[value])
             raise self._unknown("VS302", "size", value, known, 0)
         message = f"expected a number or the name of a size, not {show(value)}"
