@@ -28,7 +28,6 @@ GENERATED = ("ops.md", "diagnostics.md")
 PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 
 
-
 def name(page: Path) -> str:
     """A page's path in the repository."""
     return page.relative_to(ROOT).as_posix()

@@ -4,7 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import DOCS, GENERATED, LANGUAGES, PAGES, ROOT, anchors, blocks, links, name, prose, tables
+from pages import (
+    DOCS,
+    GENERATED,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    name,
+    prose,
+    tables,
+)
 
 EACH = pytest.mark.parametrize("page", PAGES, ids=name)
 WRITTEN = [page for page in PAGES if page.name not in GENERATED]
