@@ -1,6 +1,6 @@
 """From a validated spec to a program: components in order, each one's body step by step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -142,7 +142,8 @@ class Lowering:
     def _chosen_part(
         self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
     ) -> str:
-        """The part that config.json, the variant or the default names, as an option of the component."""
+        """The part that config.json, the variant or the default names, as an option of the
+        component."""
         full, span = f"{name}.{kind}", tree.items[kind][1].span
         self.settings.declare(Setting(full, given, span, prefix, option=True))
         op = self.settings.option(full)
@@ -256,6 +257,8 @@ class Lowering:
             full = f"{component}.{short}" if short is not None else component
             if full in self.settings.settings or component in self.settings.opaque:
                 continue
+            if short in self._names_of_part(component, values):
+                continue
             path = ("variants", variant, component) + (() if short is None else (short,))
             near = suggest(full, self._settable(full))
             given = {component, *components_of(self.settings.settings)}
@@ -265,8 +268,19 @@ class Lowering:
             message = f"variant `{variant}` sets `{full}`, but no size or option is called so"
             self.diagnostics.error("VS310", message, span, help=mend)
 
+    def _names_of_part(self, component: str, values: Any) -> Collection[str]:
+        """What the part has that these values of a variant choose, where the spec leaves the
+        choice."""
+        for kind in KINDS:
+            setting = self.settings.settings.get(f"{component}.{kind}")
+            if setting is not None and isinstance(values, dict):
+                part = load_part(str(values.get(kind, setting.default)), self.spec.folder)
+                return (*part.document.sizes, *part.document.options) if part else ()
+        return ()
+
     def _settable(self, name: str) -> list[str]:
-        """Sizes and options that `name` may have meant: those of its component, if there is such a one."""
+        """Sizes and options that `name` may have meant: those of its component, if there is such a
+        one."""
         owner = name.partition(".")[0]
         own = [n for n in self.settings.settings if n.startswith(f"{owner}.")]
         own = own or [n for n in self.settings.settings if suggest(name, [n])]
@@ -505,7 +519,8 @@ class Lowering:
         return call_graph(self.root, builder, given, [result], place.name, place.name)
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
-        """An op alone computes with one stream of vectors; a part may embed ids and read several."""
+        """An op alone computes with one stream of vectors; a part may embed ids and read
+        several."""
         if place.part is not None:
             return
         span = self.spec.span("graph", place.name, "from")
@@ -524,16 +539,19 @@ class Lowering:
             self.program.fail("VS217", message, span, mend)
 
     def _lower_again(self, name: str, other: str) -> Value:
-        """Call another component's module on other inputs; what it has from the plan is planned for them."""
+        """Call another component's module on other inputs; what it has from the plan is planned for
+        them."""
         builder = self.builders[other]
         roles, others = self.operands(name), self.operands(other)
         mapping = {self.values[others[role]]: self.values[roles[role]] for role in others}
         given = {
             inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
         }
+        made = [v for node in self.root.nodes for v in node.outputs]
+        planned = sorted(builder.captures, key=lambda v: made.index(v) if v in made else -1)
         given |= {
-            inner.name: self.root.planned_again(outer, mapping, name)
-            for outer, inner in builder.captures.items()
+            builder.captures[outer].name: self.root.planned_again(outer, mapping, name)
+            for outer in planned
         }
         callee = self.program.graphs[builder.name]
         operands = {v.name: given[v.name] for v in callee.inputs}
@@ -564,12 +582,13 @@ class Lowering:
         given = place.component.weights
         given = place.name if given is None else given
         prefix = self._weights_prefix(given) if isinstance(given, str) else ""
+        renames = given if isinstance(given, dict) and place.part is not None else {}
         tap = self._tap(place) if group == "body" else None
         return StepBuilder(
             builder,
             builder,
             place.name,
-            Weights(prefix, {}),
+            Weights(prefix, {}, renames),
             steps,
             builder.span,
             lower_body,
@@ -663,7 +682,8 @@ class Lowering:
     # ----------------------------------------------------------------------------- text and fusion
 
     def _embed(self, place: Place, ids: Value) -> Value:
-        """Token embeddings of `ids`, by the decoder's own `embed` steps, computed outside its body."""
+        """Token embeddings of `ids`, by the decoder's own `embed` steps, computed outside its
+        body."""
         builder = self._builder(place)
         path = f"{place.name}.embed"
         child = builder.child(path, doc="Token embeddings.", span=builder.span)
@@ -709,7 +729,8 @@ class Lowering:
         return lower_component_step(step, place.op, place.component, operands)
 
     def _visual_counts(self, place: Place) -> dict[str, Value]:
-        """How many visual tokens each image of a stream has, where a component upstream has planned that."""
+        """How many visual tokens each image of a stream has, where a component upstream has planned
+        that."""
         found = {}
         for role, name in self.operands(place.name).items():
             while name in self.architecture.graph:

@@ -1,4 +1,5 @@
-"""The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
+"""The config classes of the emitted package: the sizes, how config.json gives them, and what must
+agree with it."""
 
 import itertools
 import json
@@ -53,6 +54,7 @@ class ConfigEmitter:
             cls = config_class(name)
             lines.append(f"    {name}: {cls} = field(default_factory={cls})")
         lines += [self._field(key) for key in self.own("")]
+        lines += self._properties("")
         lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
         lines += [
             '        """Read the sizes from a checkpoint\'s config.json.',
@@ -64,11 +66,11 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
-            is_list = isinstance(key.default, tuple)
-            default = None if is_list else _raw_values(key, key.default)[0]
+            values = [literal(v) for v in _raw_values(key, key.value)]
+            accepted = ", ".join(values) + ("," if len(values) == 1 else "")
+            default = _raw_values(key, key.default)[0]
             lines += _call(
-                "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
+                "check_choice", ["data", _paths(key), f"({accepted})", literal(default)], ""
             )
         lines += self._reads("")
         lines.append("        return cls(")
@@ -150,7 +152,8 @@ def _paths(key: ConfigKey) -> str:
 
 
 def literal(value: Any) -> str:
-    """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    """Python source of a plain value; a text in double quotes, with whatever could end it
+    escaped."""
     if isinstance(value, list):
         return _list_literal(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,6 +1,7 @@
 """Definitions of the kernel library, cut out of its source files for an emitted package.
 
-The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs no torch.
+The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs
+no torch.
 """
 
 import ast
@@ -20,13 +21,16 @@ FILES = (
     "packed/reference.py",
     "attention/reference.py",
     "recurrence/reference.py",
+    "latent/reference.py",
     "moe/reference.py",
     "splice/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
     "relative_bias/reference.py",
     "spatial/reference.py",
+    "patches/reference.py",
     "anyres/reference.py",
+    "frames/reference.py",
 )
 STANDARD = ("itertools", "math")
 ABSTRACT = ("Callable", "Iterable", "Iterator")

@@ -150,7 +150,8 @@ class ModuleEmitter:
         return scope.lines, scope
 
     def entry_forward(self, outputs: dict[str, Value]) -> tuple[list[str], Scope]:
-        """The forward of the whole model: what depends on an optional input stands under one `if`."""
+        """The forward of the whole model: what depends on an optional input stands under one
+        `if`."""
         graph = self.program.graphs[self.program.entry]
         scope = self._entry_scope(graph)
         fields = self.plan_fields()
@@ -232,7 +233,8 @@ class ModuleEmitter:
         return [v for v in graph.inputs if v in read or v.name in guards]
 
     def emit_plan(self) -> tuple[list[str], list[str]]:
-        """The class `Plan`, and the method that makes one; nothing where no op works on the host."""
+        """The class `Plan`, and the method that makes one; nothing where no op works on the
+        host."""
         fields = self.plan_fields()
         if not fields:
             return [], []
@@ -258,7 +260,7 @@ class ModuleEmitter:
         self._emit_guarded(scope, nodes, set(fields))
         scope.block(f"return Plan({', '.join(f'{v.name}={scope.names[v]}' for v in fields)})")
         head = f"    def plan({arguments}) -> Plan:"
-        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'
+        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'  # noqa: E501
         return record, ["", head, about, *scope.lines]
 
 
@@ -281,7 +283,8 @@ def _may_be_absent(value: Value) -> bool:
 
 
 def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
-    """For each kind of layer its number and the test that layer `index` is of it; the commonest kind last."""
+    """For each kind of layer its number and the test that layer `index` is of it; the commonest
+    kind last."""
     if attrs.places:
         found = [(k + 1, f"{index} in {_tuple(p)}") for k, p in enumerate(attrs.places)]
         return [*found, (0, "")]
@@ -297,7 +300,8 @@ def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
 
 
 def layer_state(program: Program, graph: str, render: Callable[[Dim], str]) -> Call | None:
-    """The expression that allocates the decoding state of one layer; None for a layer without any."""
+    """The expression that allocates the decoding state of one layer; None for a layer without
+    any."""
     found = [n for n in _nodes_under(program, graph) if OPS[n.op].state and n.get("cache")]
     # A memory is kept in the state of the layer's own attention, where it has one.
     node = min(found, key=lambda n: n.op == "memory_attention", default=None)

@@ -19,6 +19,12 @@ def camel(name: str) -> str:
     return "".join(ACRONYMS.get(word, word[:1].upper() + word[1:]) for word in words if word)
 
 
+def base_name(name: str) -> str:
+    """A value's name without the number that makes it unique."""
+    base, _, number = name.rpartition("_")
+    return base if base and number.isdigit() else name
+
+
 def identifier(slug: str) -> str:
     """A package name from a slug: `llama-3.2-vision` as `llama_3_2_vision`."""
     text = "".join(c if c.isalnum() else "_" for c in slug)
@@ -57,7 +63,8 @@ def symbols_of(value: Any) -> frozenset[str]:
 
 
 def graph_symbols(graph: Graph) -> frozenset[str]:
-    """Names of the sizes that a graph's class needs: those of its modules and of its nodes' attributes."""
+    """Names of the sizes that a graph's class needs: those of its modules and of its nodes'
+    attributes."""
     found = [symbols_of(m.attrs) for m in graph.modules]
     found += [symbols_of(n.attrs) for n in graph.nodes]
     return frozenset().union(*found)

@@ -185,7 +185,7 @@ class PackageEmitter:
         prefix = self._ids().removesuffix("input_ids")
         beside = {
             f"{prefix}attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
-            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",
+            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",  # noqa: E501
         }
         about = {
             "cache": "keys and values of earlier tokens; this call's are added to it",
@@ -219,7 +219,7 @@ class PackageEmitter:
         lines += ["        max_length: int,", "        dtype: torch.dtype | None = None,"]
         lines += ["        device: torch.device | str | None = None,", "    ) -> Cache:"]
         lines += [
-            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'
+            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'  # noqa: E501
         ]
         lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
         for module in self._stateful_repeats():
@@ -260,7 +260,7 @@ class PackageEmitter:
         text = [
             f'"""{self._about_text()}"""',
             "",
-            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",
+            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",  # noqa: E501
             "",
             f"Model = {name}",
             "",

@@ -1,4 +1,5 @@
-"""The forward of one graph: statements in order, variables by the values' names, short expressions in place."""
+"""The forward of one graph: statements in order, variables by the values' names, short expressions
+in place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,7 +7,8 @@ from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import LAYER, ConfigUse
+from vlmspec.compiler.emit.library import library
+from vlmspec.compiler.emit.names import LAYER, ConfigUse, base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar, Table
@@ -50,10 +52,11 @@ class Scope:
         return self.names[value]
 
     def loop_variable(self, node: Node, value: Value) -> str:
-        """The variable that runs through a loop: the operand's own, unless that is read again later."""
+        """The variable that runs through a loop: the operand's own, unless that is read again
+        later."""
         index = self.graph.nodes.index(node)
         if self.last_use.get(value, -1) <= index:
-            self.wanted[value] = _base(node.output.name)
+            self.wanted[value] = base_name(node.output.name)
             return self.name(value)
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
@@ -101,7 +104,8 @@ class Scope:
         return atom(text)
 
     def kernel(self, op: str) -> str | None:
-        """The kernel that was chosen for an op, which the package will contain; None for plain torch."""
+        """The kernel that was chosen for an op, which the package will contain; None for plain
+        torch."""
         name = self.kernels.get(op)
         return None if name is None else self.helper(name)
 
@@ -187,7 +191,8 @@ class Scope:
             self._assign(index, node, expr)
 
     def _expression(self, node: Node) -> Expr | None:
-        """The node's expression with its operands in place, or with the longest of them in variables."""
+        """The node's expression with its operands in place, or with the longest of them in
+        variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
         before, state = len(self.lines), (self.pending, self.names, self.holders)
         self.pending, self.names, self.holders = (dict(part) for part in state)
@@ -209,7 +214,7 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
-            name = self.wanted.get(value) or _base(value.name)
+            name = self.wanted.get(value) or base_name(value.name)
             if any(name in _words(other.flat()) for other in self.pending.values()):
                 self.wanted[value] = value.name  # the others still read what has that name
             name = self._variable(value, self.current)
@@ -217,7 +222,8 @@ class Scope:
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
         if self.ops[node.op].joins:
-            # Without the optional operand the result is the first one, whose variable it takes over.
+            # Without the optional operand the result is the first one, whose variable it takes
+            # over.
             self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()
@@ -232,7 +238,9 @@ class Scope:
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
-        name = self.wanted.get(value) or _base(value.name)
+        name = self.wanted.get(value) or base_name(value.name)
+        if name in library():  # a function of this name may be called further on
+            name = f"{name}_value"
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
             name = self._free(value, index)
@@ -280,12 +288,6 @@ def _is_attribute(text: str) -> bool:
     """Whether an expression only names a part of the module, as `self.newline`."""
     first, *rest = text.split(".")
     return first == "self" and bool(rest) and all(part.isidentifier() for part in rest)
-
-
-def _base(name: str) -> str:
-    """A value's name without the number that makes it unique."""
-    base, _, number = name.rpartition("_")
-    return base if base and number.isdigit() else name
 
 
 def _words(text: str) -> set[str]:

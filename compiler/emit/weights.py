@@ -26,7 +26,8 @@ class WeightEmitter:
         return [*lines, *body, "    return entries"]
 
     def _graph(self, graph: str, path: str, depth: int, indent: int) -> list[str]:
-        """Entries of a graph's own modules, then a loop for each repeat, in the order of the modules."""
+        """Entries of a graph's own modules, then a loop for each repeat, in the order of the
+        modules."""
         lines: list[str] = []
         flat: list[str] = []
         for module in self.program.graphs[graph].modules:

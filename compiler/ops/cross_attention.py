@@ -1,4 +1,5 @@
-"""Attention to a memory: encoded images or text beside the stream, which may be absent and is projected once."""
+"""Attention to a memory: encoded images or text beside the stream, which may be absent and is
+projected once."""
 
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ def _infer_memory_mask(ops: Operands):
 
 MEMORY_MASK = Op(
     "memory_mask",
-    "Which tokens of the memory each token may see, from a mask of its entries; a token that sees none is not masked.",
+    "Which tokens of the memory each token may see, from a mask of its entries; a token that sees none is not masked.",  # noqa: E501
     infer=_infer_memory_mask,
     emit=lambda node, scope: call(
         scope.helper("expand_memory_mask"),
@@ -137,14 +138,16 @@ SEEING_ROWS = Op(
 
 
 class MemoryMaskArgs(Args):
-    """Arguments of `memory_mask`: a value that says which entries each token may see, and how many tokens an entry has."""
+    """Arguments of `memory_mask`: a value that says which entries each token may see, and how many
+    tokens an entry has."""
 
     mask: str
     tokens: Size = Dim.const(1)
 
 
 class SeeingArgs(Args):
-    """Arguments of `seeing_rows`: a value that says which entries of the memory each token may see."""
+    """Arguments of `seeing_rows`: a value that says which entries of the memory each token may
+    see."""
 
     mask: str
 
@@ -196,8 +199,8 @@ MEMORY_ATTENTION = Op(
 class CrossAttentionArgs(Args):
     """Arguments of `cross_attention`.
 
-    `memory` and `mask` are named values: what is attended to, and which of it each query may see; so is `padding`, 1 for what
-    every query may see and 0 for padding. `qk_norm` is the epsilon of
+    `memory` and `mask` are named values: what is attended to, and which of it each query may see;
+    so is `padding`, 1 for what every query may see and 0 for padding. `qk_norm` is the epsilon of
     an RMS norm of each head of the queries and keys.
     """
 

@@ -207,7 +207,8 @@ PREPEND_TOKEN = Op(
 
 
 class PrependArgs(Args):
-    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones
+    included."""
 
     rank: int = 1
 
@@ -227,15 +228,26 @@ PREPEND_TOKEN_STEP = StepKind(
 def _infer_position(ops: Operands):
     *_, rows, width = ops.module.attrs.shape
     x = ops.require_width("x", width, "the position table")
+    if "positions" in ops.types:
+        positions = ops.tensor("positions")
+        ops.require_same(x.shape[-2], positions.width, "tokens and positions differ in number")
+        return (x,)
     ops.require_same(x.shape[-2], rows, "the table has another length than the sequence")
     return (x,)
+
+
+def _emit_position(node, scope):
+    table = scope.module(node)
+    if node.get("positions") is not None:
+        table = f"{table}[{scope.use(node['positions']).flat()}]"
+    return Binary("+", scope.use(node["x"]), scope.atom(table))
 
 
 POSITION_EMBEDDING = Op(
     "position_embedding",
     "A learned vector added at each position.",
     infer=_infer_position,
-    emit=lambda node, scope: Binary("+", scope.use(node["x"]), scope.atom(scope.module(node))),
+    emit=_emit_position,
     module_kind="parameter",
     results=("x",),
     inline=False,
@@ -243,15 +255,21 @@ POSITION_EMBEDDING = Op(
 
 
 class PositionArgs(Args):
-    """Arguments of `position_embedding`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `position_embedding`.
+
+    `rank` counts the dimensions in the checkpoint, leading ones included. `at` names the positions,
+    which else are counted.
+    """
 
     rows: Size
     rank: int = 2
+    at: str | None = None
 
 
 def _lower_position(b, x, args: PositionArgs):
     module = add_parameter(b, ranked(args.rank, args.rows, x.type.width), "table")
-    return b.node("position_embedding", {"x": x}, module=module)
+    positions = None if args.at is None else b.value(args.at)
+    return b.node("position_embedding", {"x": x, "positions": positions}, module=module)
 
 
 POSITION_EMBEDDING_STEP = StepKind(

@@ -8,11 +8,13 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import Scalar
 from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.attention import resolve_int
+from vlmspec.compiler.ops.embed import ParameterAttrs
 from vlmspec.compiler.ops.linear import GLU_STEP, GluArgs, add_linear
-from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, StepKind, same_as
+from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
 from vlmspec.compiler.ops.structure import call_graph
 
-Score = Literal["softmax", "top-softmax"]
+Score = Literal["softmax", "top-softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,17 @@ class RouteAttrs:
     score: str
     normalize: bool = False
     scale: Scalar | None = None
+    groups: Dim | None = None
+    top_groups: Dim | None = None
 
 
 def _infer_route(ops: Operands):
     logits = ops.tensor("logits")
+    most, count = (resolve_int(d, ops) for d in (logits.width, ops.attrs.top_k))
+    if most and count and count > most:
+        shown = f"{ops.show(ops.attrs.top_k)} of {ops.show(logits.width)} experts"
+        dims = (ops.attrs.top_k, logits.width)
+        raise ShapeError(f"{shown} cannot be chosen", dims=dims)
     weights = logits.with_width(ops.attrs.top_k)
     return weights, replace(weights, dtype="int")
 
@@ -35,9 +44,15 @@ def _emit_route(node, scope):
     attrs = node.attrs
     given = [scope.use(node["logits"]), scope.dim(attrs.top_k)]
     options = {"scale": scope.scalar(attrs.scale)} if attrs.scale else {}
+    if attrs.groups is not None:
+        given += [scope.dim(attrs.groups), scope.dim(attrs.top_groups)]
+        return call(scope.helper("route_in_groups"), *given, **options)
     if attrs.score == "top-softmax":
         return call(scope.helper("route_top_softmax"), *given, **options)
     options = ({"normalize": "True"} if attrs.normalize else {}) | options
+    if attrs.score == "sigmoid":
+        given.insert(1, scope.use(node["bias"]))
+        return call(scope.helper("route_sigmoid"), *given, **options)
     return call(scope.helper("route_softmax"), *given, **options)
 
 
@@ -91,7 +106,7 @@ def _flops_experts(ops: Operands) -> Dim:
 EXPERTS = Op(
     "experts",
     "Gated linear units of which each token goes through those that were chosen for it.",
-    infer=same_as("x"),
+    infer=lambda ops: (ops.require_width("x", ops.module.attrs.width, "each expert"),),
     emit=lambda node, scope: call(
         scope.module(node), *(scope.use(node[role]) for role in ("x", "weights", "chosen"))
     ),
@@ -101,11 +116,20 @@ EXPERTS = Op(
 
 
 class RouterArgs(Args):
-    """How a router chooses and weights the experts of a token."""
+    """How a router chooses and weights the experts of a token.
+
+    The scores are a softmax over all experts, or over the chosen ones (`top-softmax`), or sigmoids,
+    with a learned bias that
+    only the choice sees. With `groups` a token chooses out of the `top_groups` groups that have the
+    likeliest experts, unless `limited` is false.
+    """
 
     score: Score = "softmax"
     normalize: bool = False
     scale: Number | None = None
+    groups: Size | None = None
+    top_groups: Size | None = None
+    limited: bool = True
 
 
 class MoeArgs(Args):
@@ -121,7 +145,8 @@ class MoeArgs(Args):
 
 
 def _expert_params(b, args: MoeArgs, attrs: ExpertsAttrs) -> tuple[Param, ...]:
-    """Where the checkpoint has the experts: one by one, or stacked as [X, out, in] or [X, in, out]."""
+    """Where the checkpoint has the experts: one by one, or stacked as [X, out, in] or [X, in,
+    out]."""
     shapes = _experts_shapes(attrs)
     if args.layout == "separate":
         prefix = b.weights.key("experts") + ".*."
@@ -136,9 +161,7 @@ def _expert_params(b, args: MoeArgs, attrs: ExpertsAttrs) -> tuple[Param, ...]:
 
 def _lower_moe(b, x, args: MoeArgs):
     logits = add_linear(b, x, args.num_experts, bias=False, role="router", name="router")
-    router = args.router
-    route = RouteAttrs(args.top_k, router.score, router.normalize, router.scale)
-    weights, chosen = b.node("route", {"logits": logits}, route)
+    weights, chosen = _route(b, logits, args)
     attrs = ExpertsAttrs(args.num_experts, x.type.width, args.intermediate_size, args.act)
     params = _expert_params(b, args, attrs)
     b.graph.add_module(Module("experts", "experts", attrs, params, b.span))
@@ -147,6 +170,23 @@ def _lower_moe(b, x, args: MoeArgs):
     if args.shared_size is None:
         return mixed
     return b.node("add", {"x": mixed, "y": _shared(b, x, args)}, hints=("h",))
+
+
+def _route(b, logits, args: MoeArgs):
+    """The experts of each token and their weights."""
+    router = args.router
+    groups = (router.groups, router.top_groups) if router.limited else (None, None)
+    plain = router.score == "softmax" and not router.normalize
+    if groups != (None, None) and (None in groups or not plain):
+        b.fail("VS102", "a router by groups needs `groups` and `top_groups`, and a plain softmax")
+    attrs = RouteAttrs(args.top_k, router.score, router.normalize, router.scale, *groups)
+    operands = {"logits": logits}
+    if router.score == "sigmoid":
+        param = Param("", (args.num_experts,), (b.weights.key("bias"),))
+        shape = ParameterAttrs(param.shape)
+        b.graph.add_module(Module("choice_bias", "parameter", shape, (param,), b.span))
+        operands["bias"] = b.node("parameter", {}, module="choice_bias")
+    return b.node("route", operands, attrs)
 
 
 def _shared(b, x, args: MoeArgs):
@@ -169,6 +209,7 @@ MOE_STEP = StepKind(
     _lower_moe,
     roles={
         "router": "gate",
+        "bias": "gate.e_score_correction_bias",
         "experts": "experts",
         "gate": "gate_proj",
         "up": "up_proj",

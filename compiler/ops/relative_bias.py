@@ -38,7 +38,7 @@ def _emit_relative_bias(node, scope):
 
 RELATIVE_BIAS = Op(
     "relative_bias",
-    "A learned bias for each head and each bucket of distances (Raffel et al., 2020), with what must not be seen masked.",
+    "A learned bias for each head and each bucket of distances (Raffel et al., 2020), with what must not be seen masked.",  # noqa: E501
     infer=_infer_relative_bias,
     emit=_emit_relative_bias,
     attrs=RelativeBiasAttrs,

@@ -1,4 +1,5 @@
-"""Views of a tensor: dimensions merged and split, sequences cut and filled up, values side by side."""
+"""Views of a tensor: dimensions merged and split, sequences cut and filled up, values side by
+side."""
 
 from dataclasses import dataclass
 from math import prod
@@ -37,7 +38,8 @@ FLATTEN = Op(
 
 
 class FlattenArgs(Args):
-    """Arguments of `flatten`: the first and the last dimension, from 0, or counted from the last by negative numbers."""
+    """Arguments of `flatten`: the first and the last dimension, from 0, or counted from the last by
+    negative numbers."""
 
     start: int
     end: int
@@ -89,7 +91,8 @@ UNFLATTEN = Op(
 
 
 class UnflattenArgs(Args):
-    """Arguments of `unflatten`: the dimension, and its new extents after the first, or a value `like` whose shape it is."""
+    """Arguments of `unflatten`: the dimension, and its new extents after the first, or a value
+    `like` whose shape it is."""
 
     dim: int
     sizes: tuple[Size, ...] = ()
@@ -196,7 +199,8 @@ CONCAT = Op(
 
 
 class ConcatArgs(Args):
-    """Arguments of `concat`: the named values that stand after the running one, and the dimension."""
+    """Arguments of `concat`: the named values that stand after the running one, and the
+    dimension."""
 
     values: tuple[str, ...]
     dim: int = -1

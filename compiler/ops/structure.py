@@ -1,4 +1,5 @@
-"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
+"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other
+graphs."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from vlmspec.compiler.ops.activation import ScaledAddAttrs
 from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 from vlmspec.diagnostics.text import quote
-from vlmspec.dsl.schema import ComponentName, Name
+from vlmspec.dsl.schema import ComponentName, Name, Title
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class GraphAttrs:
 class RepeatAttrs:
     """Which graphs are repeated, how often, and which of them each layer is.
 
-    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one: `places[k]` are the layers of
+    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one:
+    `places[k]` are the layers of
     graph number k + 1.
     """
 
@@ -38,9 +40,11 @@ class RepeatAttrs:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttrs:
-    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are kept.
+    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are
+    kept.
 
-    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one layer after another, or
+    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one
+    layer after another, or
     with the layers' channels in turns (`interleave`).
     """
 
@@ -121,7 +125,8 @@ REPEAT = Op(
 
 
 def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
-    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first result."""
+    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first
+    result."""
     callee = child.finish(*outputs)
     graph.add_module(Module(name, "graph", GraphAttrs((callee.name,)), (), child.span))
     operands = graph.operands_for(child, given)
@@ -129,7 +134,8 @@ def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: st
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on its result."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on
+    its result."""
 
     body: tuple[Any, ...]
     alpha: Number | None = None
@@ -154,7 +160,8 @@ RESIDUAL_STEP = StepKind(
 
 
 class TapsArgs(Args):
-    """States of several layers, side by side under a name: those that enter or leave the listed layers."""
+    """States of several layers, side by side under a name: those that enter or leave the listed
+    layers."""
 
     layers: tuple[int, ...]
     name: ComponentName
@@ -166,7 +173,7 @@ class BlockArgs(Args):
     """Arguments of `block`: the steps inside, and what they are."""
 
     body: tuple[Any, ...]
-    title: str = "Steps that belong together."
+    title: Title = "Steps that belong together."
 
 
 def _lower_block(b, x, args: BlockArgs):
@@ -188,13 +195,15 @@ BLOCK_STEP = StepKind(
 
 
 class LayersArgs(Args):
-    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
+    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which
+    layers are of it."""
 
     count: Size
     body: tuple[Any, ...] = ()
     kinds: dict[Name, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    leading: dict[str, int] = {}
     taps: TapsArgs | None = None
 
 
@@ -217,6 +226,9 @@ def _lower_layers(b, x, args: LayersArgs):
         for other, _ in builders:
             for value in list(other.captures):
                 child.own(value)
+    order = {value.name: place for place, value in enumerate(builders[0][0].inputs)}
+    for child, _ in builders:
+        child.inputs.sort(key=lambda value: order[value.name])
     graphs = tuple(child.finish(result).name for child, result in builders)
     attrs = RepeatAttrs(graphs, args.count, cycle, places)
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))
@@ -236,7 +248,8 @@ def _lower_layers(b, x, args: LayersArgs):
 
 
 def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
-    """The layers after which the state is taken, the first ones first, and how many have run there."""
+    """The layers after which the state is taken, the first ones first, and how many have run
+    there."""
     sizes, depths = b.program.sizes, b.tap.depths(count)
     total = count.value(sizes)
     for layer, depth in depths.items():
@@ -274,7 +287,8 @@ def _check_repeatable(b, start, result) -> None:
 
 
 def _layer_kinds(b, args: LayersArgs):
-    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of `pattern`."""
+    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of
+    `pattern`."""
     if bool(args.body) == bool(args.kinds):
         b.fail("VS102", "`layers` needs a `body`, or `kinds` with `pattern` or `at`")
     if args.body:
@@ -282,14 +296,28 @@ def _layer_kinds(b, args: LayersArgs):
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
     words = [word for entry in args.pattern for word in _repeated(b, entry)]
-    for word in [*words, *args.at]:
+    for word in [*words, *args.at, *args.leading]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
             b.fail("VS104", f"no kind of layer is called `{word}`; there are {known}")
-    places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
+    given = args.at | {name: tuple(range(count)) for name, count in args.leading.items()}
+    places = tuple(given.get(name, ()) for name in order[1:]) if given else ()
     if not places and not words:
         b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
+    if words:
+        total = args.count.value(b.program.sizes)
+        layers = tuple(words[i % len(words)] for i in range(total))
+        b.scope.settings.spell_out(args.pattern, layers)
+        words = _cycle(words)
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
+
+
+def _cycle(words: list[str]) -> list[str]:
+    """The shortest beginning that the rest repeats."""
+    for length in range(1, len(words)):
+        if all(a == b for a, b in zip(words, words[length:], strict=False)):
+            return words[:length]
+    return words
 
 
 def _repeated(b, entry: str) -> list[str]:

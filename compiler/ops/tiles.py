@@ -1,4 +1,5 @@
-"""Images cut into tiles: what the tiles learn of their arrangement, and which positions are only padding."""
+"""Images cut into tiles: what the tiles learn of their arrangement, and which positions are only
+padding."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
 
 
 def learned(b, name: str, shape: tuple[Dim, ...], role: str):
-    """Declare a bare parameter under `name`, whose checkpoint tensor is the role's key, and read it."""
+    """Declare a bare parameter under `name`, whose checkpoint tensor is the role's key, and read
+    it."""
     param = Param("", shape, (b.weights.key(role),))
     b.graph.add_module(Module(name, "parameter", ParameterAttrs(shape), (param,), b.span))
     return b.node("parameter", {}, module=name)
@@ -48,7 +50,8 @@ TILE_POSITION = Op(
 
 
 class TileArgs(Args):
-    """Arguments of a tile embedding: the images' arrangements (a named value of ids), and how many there are."""
+    """Arguments of a tile embedding: the images' arrangements (a named value of ids), and how many
+    there are."""
 
     arrangement: str
     rows: Size

@@ -27,7 +27,7 @@ class FuseNormResidual:
             if node.op not in NORMS:
                 continue
             feeder = graph.producer(node["x"])
-            if feeder is None or feeder.op != "add" or graph.used_once(feeder.output):
+            if feeder is None or feeder.op != "add":
                 context.refused(self.name, graph, node, self._why_not(graph, feeder))
             elif graph.used_once(feeder.output):
                 context.refused(self.name, graph, node, "nothing but the norm reads the sum")
@@ -39,8 +39,6 @@ class FuseNormResidual:
     def _why_not(self, graph: Graph, feeder: Node | None) -> str:
         if feeder is None:
             return "it reads an input of its graph: the addition stands in another one"
-        if feeder.op == "add":
-            return "nothing else reads the sum"
         if feeder.op.startswith("add_"):
             return "the sum that it reads is normalised by another norm already"
         return f"it reads the result of `{feeder.op}`, not of an addition"

@@ -1,6 +1,7 @@
 """Attention to a memory: encoded images or text that every decoding step sees.
 
-Legend: B batch, T query tokens, S memory tokens, N entries of the memory (images, tiles), H query heads, G key/value
+Legend: B batch, T query tokens, S memory tokens, N entries of the memory (images, tiles), H query
+    heads, G key/value
 heads, E head dimension, D model width.
 """
 
@@ -35,7 +36,8 @@ def memory_attention(
 
 
 def newest_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """The rows of a mask that are for the tokens `x` [B, T, D], where it has those of cached tokens too."""
+    """The rows of a mask that are for the tokens `x` [B, T, D], where it has those of cached tokens
+    too."""
     return mask[:, -x.shape[1] :]
 
 
@@ -60,7 +62,8 @@ def expand_memory_mask(x: Tensor, mask: Tensor | None, tokens: int) -> Tensor | 
 
 
 def seeing_rows(x: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Which tokens of the text `x` [B, T, D] see anything of the memory, by `mask` [B, T, ...]; [B, T]."""
+    """Which tokens of the text `x` [B, T, D] see anything of the memory, by `mask` [B, T, ...]; [B,
+    T]."""
     return None if mask is None else newest_rows(x, mask).flatten(2).any(-1)
 
 
@@ -70,7 +73,8 @@ def mask_rows(x: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def padding_mask(mask: Tensor | None, before: int = 0) -> Tensor | None:
-    """Which keys every query may see [B, 1, 1, before + S], from 1 for tokens and 0 for padding [B, S].
+    """Which keys every query may see [B, 1, 1, before + S], from 1 for tokens and 0 for padding [B,
+    S].
 
     Args:
         mask: None if nothing is padding.

@@ -32,6 +32,53 @@ def route_softmax(
     return weights * scale, chosen
 
 
+def route_in_groups(
+    logits: Tensor, top_k: int, groups: int, top_groups: int, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Choose the likeliest experts of each token out of a few groups of experts.
+
+    Args:
+        logits: scores of the experts, those of a group side by side [..., X].
+        top_k: how many experts a token gets.
+        groups: how many groups there are.
+        top_groups: how many a token may choose from: those with the likeliest experts.
+        scale: factor on the weights.
+
+    Returns:
+        Weights and indices of the chosen experts [..., K].
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.softmax(-1, dtype=exact).unflatten(-1, (groups, -1))
+    best = scores.amax(-1).topk(top_groups, dim=-1).indices
+    open_groups = torch.zeros_like(scores[..., 0]).scatter(-1, best, 1.0)
+    weights, chosen = (scores * open_groups[..., None]).flatten(-2).topk(top_k, dim=-1)
+    return weights * scale, chosen
+
+
+def route_sigmoid(
+    logits: Tensor, bias: Tensor, top_k: int, normalize: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Choose experts by their own likelihoods and a bias that only the choice sees (DeepSeek-V3).
+
+    Args:
+        logits: scores of the experts [..., X].
+        bias: of the choice [X].
+        top_k: how many experts a token gets.
+        normalize: whether the weights of the chosen ones are made to add up to 1.
+        scale: factor on the weights.
+
+    Returns:
+        Weights and indices of the chosen experts [..., K].
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.to(exact).sigmoid()
+    chosen = (scores + bias).topk(top_k, dim=-1).indices
+    weights = scores.gather(-1, chosen)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return weights * scale, chosen
+
+
 def route_top_softmax(logits: Tensor, top_k: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Choose the experts of the highest scores, and weight them by a softmax over these alone.
 
@@ -60,23 +107,13 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         Mapped rows [P, F].
     """
     if torch.compiler.is_compiling():
-        return traced_grouped_linear(x, weight, ends)
+        return F.grouped_mm(x, weight.mT, offs=ends.to(torch.int32))
     pieces, start = [], 0
     for matrix, end in zip(weight.unbind(0), ends.tolist(), strict=True):
         if end > start:
             pieces.append(F.linear(x[start:end], matrix))
             start = end
     return torch.cat(pieces)
-
-
-def traced_grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Do the same without looking at the lengths of the groups, for `torch.compile` and exports."""
-    aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
-    if aligned and x.dtype != torch.float64:
-        return F.grouped_mm(x, weight.mT, offs=ends.to(torch.int32))
-    # torch's grouped product takes neither these strides nor doubles: give each row its matrix.
-    group = torch.searchsorted(ends, torch.arange(len(x), device=x.device), right=True)
-    return (weight[group] @ x[..., None]).squeeze(-1)
 
 
 class GluExperts(nn.Module):
@@ -101,13 +138,42 @@ class GluExperts(nn.Module):
         Returns:
             Mixed outputs [..., D].
         """
-        top_k = chosen.shape[-1]
-        # Pairs in the order of their experts, so that each expert is one matrix product.
+        rows, picks = x.flatten(0, -2), chosen.flatten(0, -2)
+        weights = weights.flatten(0, -2)
+        if torch.compiler.is_compiling() and not self._traces_in_groups():
+            few = picks.numel() <= len(self.gate_up)
+            mixed = (self._gathered if few else self._everywhere)(rows, weights, picks)
+        else:
+            mixed = self._grouped(rows, weights, picks)
+        return mixed.to(x.dtype).view_as(x)
+
+    def _grouped(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Take the pairs in the order of their experts, so that each expert is one product."""
         experts, order = chosen.flatten().sort(stable=True)
         numbers = torch.arange(len(self.gate_up), device=x.device)
         ends = torch.searchsorted(experts, numbers, right=True)
-        h = x.flatten(0, -2)[order // top_k]
+        h = x[order // chosen.shape[-1]]
         gate, up = grouped_linear(h, self.gate_up, ends).chunk(2, dim=-1)
         h = grouped_linear(self.act(gate) * up, self.down, ends)
         h = h[order.argsort()].view(*chosen.shape, -1)
-        return (h * weights[..., None]).sum(-2).to(x.dtype)
+        return (h * weights[..., None]).sum(-2)
+
+    def _traces_in_groups(self) -> bool:
+        """Whether torch's grouped product can be traced for these types and strides."""
+        whole = all(width % 8 == 0 for width in (*self.gate_up.shape[1:], *self.down.shape[1:]))
+        return whole and self.gate_up.dtype == torch.bfloat16
+
+    def _gathered(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Trace a few pairs, such as those of one decoded token: each gets its matrices."""
+        gate, up = (self.gate_up[chosen] @ x[:, None, :, None]).chunk(2, dim=-2)
+        h = (self.down[chosen] @ (self.act(gate) * up)).squeeze(-1)
+        return (h * weights[..., None]).sum(-2)
+
+    def _everywhere(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Trace many pairs: every expert sees every token, and the choice is in the weights."""
+        scores = weights.new_zeros(len(x), len(self.gate_up)).scatter(1, chosen, weights)
+        mixed = torch.zeros_like(x, dtype=weights.dtype)
+        for gate_up, down, score in zip(self.gate_up, self.down, scores.mT, strict=True):
+            gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+            mixed = mixed + F.linear(self.act(gate) * up, down) * score[:, None]
+        return mixed

@@ -47,7 +47,8 @@ def decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
 
 
 def stored_decay_rates(heads: int, layer: int, layers: int, x: Tensor) -> Tensor:
-    """Rates at which the heads of a layer forget [H], as transformers stores them with their tables.
+    """Rates at which the heads of a layer forget [H], as transformers stores them with their
+    tables.
 
     They stay float32, so the tables made of them are rounded too; the slopes are powers of one
     base for every number of heads, and the last layer is divided by a trifle more.
@@ -105,7 +106,7 @@ def lightning_attention(
     within, before, after = (table.to(exact) for table in tables)
     rates = rates.to(exact)
     shape = (*q.shape[:2], k.shape[3], v.shape[3])
-    state = q.new_zeros(shape) if cache is None else cache.state.to(exact)
+    state = q.new_zeros(shape) if cache is None else cache.read(len(q)).to(exact)
     pieces = []
     parts = (t.split(block, dim=2) for t in (q, k, v))
     for queries, keys, values in zip(*parts, strict=True):
@@ -115,5 +116,5 @@ def lightning_attention(
         added = (keys * after[:, -size:]).mT @ values
         state = state * (-rates * size).exp() + added
     if cache is not None:
-        cache.replace(state)
+        cache.write(state)
     return torch.cat(pieces, dim=2).transpose(1, 2).to(dtype)

@@ -14,7 +14,8 @@ def relative_bias(x: Tensor, table: Tensor, mask: Tensor | None, max_distance: i
 
     Args:
         x: the tokens [B, T, D].
-        table: a bias for each bucket and head; half of the buckets are for keys after the query [buckets, H].
+        table: a bias for each bucket and head; half of the buckets are for keys after the query
+            [buckets, H].
         mask: 1 for tokens, 0 for padding [B, T]; None if all are 1.
         max_distance: the distance from which on all are alike.
 

@@ -22,7 +22,8 @@ def add_tile_embedding(x: Tensor, vectors: Tensor, gate: Tensor) -> Tensor:
 
 
 def add_tile_positions(x: Tensor, vectors: Tensor, gate: Tensor, shared: Tensor) -> Tensor:
-    """Add positions within a tile, blended from a table for all tiles and one by arrangement and tile.
+    """Add positions within a tile, blended from a table for all tiles and one by arrangement and
+    tile.
 
     Args:
         x: tokens [I, K, P, D].

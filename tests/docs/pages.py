@@ -14,6 +14,7 @@ The first word of a fence is its language; the others say how the block is check
     python              a snippet; those of one page run in order and share their names
     python file=NAME    a file
     python excerpt=...  lines that the emitted package of the named spec has
+    text output         what the snippet above it prints; `...` as in a console
     text                an illustration
 """
 

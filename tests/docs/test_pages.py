@@ -1,9 +1,11 @@
 """Pages hold together: fences, links, anchors, tables, and an index that names all of them."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from pages import (
     DOCS,
     GENERATED,
@@ -17,6 +19,8 @@ from pages import (
     prose,
     tables,
 )
+
+from vlmspec.api import list_specs
 
 EACH = pytest.mark.parametrize("page", PAGES, ids=name)
 WRITTEN = [page for page in PAGES if page.name not in GENERATED]
@@ -49,6 +53,14 @@ def test_tables_have_as_many_cells_in_each_row(page):
         assert all(re.fullmatch(r":?-+:?", cell) for cell in rule), f"{page.name}:{table[1][0]}"
 
 
+@EACH
+def test_page_renders_as_it_is_read_here(page):
+    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
+    kinds = [token.type for token in tokens]
+    assert kinds.count("fence") == len(blocks(page)), "a fence inside of something else"
+    assert kinds.count("table_open") == len(tables(page)), "a table without an empty line before it"
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_paths_in_prose_exist(page):
     for line, text in prose(page):
@@ -62,3 +74,26 @@ def test_paths_in_prose_exist(page):
 def test_index_names_every_page():
     named = {target for _, target in links(DOCS / "README.md")}
     assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= named
+
+
+def test_readme_lists_the_architectures():
+    readme = ROOT / "README.md"
+    table = "".join(map(row, list_specs()))
+    text = readme.read_text(encoding="utf-8")
+    head = "| spec | architecture | variants |\n| --- | --- | --- |\n"
+    shown = text.partition(head)[2].partition("\n\n")[0] + "\n"
+    if shown != table and os.environ.get("VLMSPEC_WRITE_SNAPSHOTS"):
+        readme.write_text(text.replace(head + shown, head + table), encoding="utf-8")
+    else:
+        assert shown == table, "VLMSPEC_WRITE_SNAPSHOTS=1 pytest tests/docs writes it anew"
+
+
+def row(spec):
+    """One line of the README's table of architectures."""
+    paper = spec["paper"] or ""
+    number = paper.removeprefix("arXiv:")
+    link = f" ([{number}](https://arxiv.org/abs/{number}))" if number != paper else ""
+    variants = ", ".join(spec["variants"])
+    return (
+        f"| [`{spec['name']}`](specs/{spec['name']}.yaml) | {spec['title']}{link} | {variants} |\n"
+    )

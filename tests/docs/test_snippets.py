@@ -23,7 +23,7 @@ CHECKED = [p for p in PAGES if p.name not in (*GENERATED, LANGUAGE_PAGE, "adding
 def workplace(tmp_path, monkeypatch):
     """An empty folder to work in, with the example specs and what `make demo` leaves behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     shutil.copytree(ROOT / "specs" / "examples", tmp_path / "specs" / "examples")
@@ -35,8 +35,21 @@ def test_page_does_what_it_says(page, workplace, monkeypatch):
     if any("build/llava-small" in block.text for block in blocks(page)):
         write_demo_checkpoint(monkeypatch)
     names = {"__name__": "__main__"}
+    printed = ""
     for block in blocks(page):
-        play(block, names)
+        if "output" in block.marks:
+            assert agrees(block.text.splitlines(), printed), f"{block.place}:\n{printed}"
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            play(block, names)
+        printed = out.getvalue()
+
+
+def test_commands_that_are_not_run_are_those_of_the_makefile():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for page in PAGES:
+        for block in blocks(page):
+            if "manual" in block.marks:
+                assert set(re.findall(r"^make (\w+)", block.text, re.M)) <= {*targets}, block.place
 
 
 def write_demo_checkpoint(monkeypatch) -> None:
@@ -90,10 +103,10 @@ def commands(block: Block) -> list[tuple[str, list[str]]]:
 def check_output(block: Block, command: str, expected: list[str]) -> None:
     """Compare what a command prints with what the page says; `...` stands for anything."""
     _, output = shell(command)
-    found = "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
     wanted = "\n".join(expected).strip("\n").splitlines()
-    if re.fullmatch("".join(map(pattern, wanted)), found):
+    if agrees(wanted, output):
         return
+    found = plain(output)
     if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in wanted:
         pytest.fail(f"{block.place}: $ {command}\n{found}", pytrace=False)
     lines = block.page.read_text(encoding="utf-8")
@@ -101,6 +114,16 @@ def check_output(block: Block, command: str, expected: list[str]) -> None:
     old = session + "".join(f"{line}\n" for line in expected)
     assert lines.count(old) == 1, f"{block.place}: edit this by hand"
     block.page.write_text(lines.replace(old, session + found), encoding="utf-8")
+
+
+def plain(output: str) -> str:
+    """What is printed, without spaces at the ends of lines and empty lines at either end."""
+    return "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
+
+
+def agrees(wanted: list[str], output: str) -> bool:
+    """Whether a command prints what a page shows."""
+    return re.fullmatch("".join(map(pattern, wanted)), plain(output)) is not None
 
 
 def pattern(line: str) -> str:
@@ -115,7 +138,7 @@ def pattern(line: str) -> str:
 
 
 def shell(command: str) -> tuple[int, str]:
-    """Run a command; gives its status, and what it prints: where it fails, what it says of that too.
+    """Run a command; gives its status and output, errors included where it fails.
 
     Commands of vlmspec run in this process, which has torch already.
     """

@@ -77,6 +77,31 @@ USES = {
             ("mask: none", "rope: {type: linear}", "VS102", ""),
         ),
     ),
+    "moe": Use(
+        "moe: {num_experts: 4, top_k: 2, intermediate_size: 6, shared_size: 5}",
+        "decoder",
+        (
+            ("top_k: 2", "top_k: 5", "VS305", ""),
+            ("top_k: 2", "top_k: two", "VS302", "two"),
+            ("}", ", layout: piled}", "VS104", "piled"),
+            ("}", ", router: {score: random}}", "VS104", "random"),
+        ),
+    ),
+    "latent_attention": Use(
+        "latent_attention: {num_heads: 2, own_dim: 4, rope_dim: 2, value_dim: 3, rank: 5}",
+        "decoder",
+        (
+            ("rank: 5", "rank: five", "VS302", "five"),
+            ("rank: 5", "query_rank: five", "VS103", "five"),
+            ("rank: 5", "rope: {type: yarm}", "VS104", "yarm"),
+        ),
+    ),
+    "lightning_attention": Use(
+        "layers: 2\n    body:\n      - lightning_attention: "
+        "{num_heads: 2, head_dim: 4, num_layers: 2}",
+        "decoder",
+        (("head_dim: 4", "head_dim: four", "VS302", "four"), ("}", ", decay: no}", "VS104", "no")),
+    ),
     "residual": Use(
         "residual: [act: silu]",
         "decoder",

@@ -75,7 +75,7 @@ def tiny_checkpoint(
 @functools.cache
 def compiled(spec: str, folder: Path, set: tuple[str, ...] = ()):
     """Compile a spec for a checkpoint, once for each process."""
-    name = "-".join((spec, *set))
+    name = "-".join((Path(spec).stem if spec.endswith(".yaml") else spec, *set))
     output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / name
     output.parent.mkdir(parents=True, exist_ok=True)
     return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32", set=set)
@@ -105,7 +105,8 @@ def precision(dtype: torch.dtype):
 
 
 def planned(model, inputs: dict) -> dict:
-    """The inputs, and the plan that a model makes of their values, so that the rest can be traced."""
+    """The inputs, and the plan that a model makes of their values, so that the rest can be
+    traced."""
     if not hasattr(model, "plan"):
         return dict(inputs)
     names = inspect.signature(model.plan).parameters

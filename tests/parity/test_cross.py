@@ -1,4 +1,5 @@
-"""Architectures that attend to images or encoded text: layers of cross-attention, query transformers, encoder-decoders."""
+"""Architectures that attend to images or encoded text: layers of cross-attention, query
+transformers, encoder-decoders."""
 
 import itertools
 import json
@@ -96,6 +97,13 @@ ARCHITECTURES = (
         "mllama",
         sizes=TILED,
         parameters={None: 10_670_220_835, "11b-448": 10_642_941_475, "90b": 88_593_355_323},
+        options=("vision.tap_when=after",),
+    ),
+    Architecture(
+        "llava-cot",
+        "mllama",
+        kinds=("padded",),
+        parameters={None: 10_670_220_835},
         options=("vision.tap_when=after",),
     ),
     Architecture(
@@ -318,7 +326,7 @@ FEW = {"max_new_tokens": 30, "do_sample": False}
 
 
 def answering(folder, kind: str):
-    """A tiny checkpoint of question answering: the public class gives no logits, only its decoder does."""
+    """A tiny checkpoint of question answering, whose public class returns no logits."""
     tiny = make(folder, ANSWERING, kind)
     tiny.inputs.pop("labels")
     return tiny

@@ -98,7 +98,7 @@ ConfigPrefix = Annotated[
     _matching(
         r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",  # noqa: E501
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
@@ -181,14 +181,16 @@ class Component(BaseModel):
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
-        description="Where its tensors live in the checkpoint; `a | b` are alternatives. "
+        description="Where its tensors live in the checkpoint; `a | b` are alternatives, "
+        "and a mapping says what the names that a part starts with are called there. "
         "Its own name where nothing is given.",
     )
     take: Take | None = None
 
     @property
     def kinds(self) -> list[tuple[str, Any]]:
-        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig` until it is known."""
+        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig`
+        until it is known."""
         return [(kind, given) for kind in KINDS if (given := getattr(self, kind)) is not None]
 
     @property

@@ -121,12 +121,18 @@ class RecurrentState:
         shape = (batch_size, num_heads, key_dim, value_dim)
         self.state = torch.zeros(*shape, dtype=exact, device=device)
 
-    def replace(self, state: Tensor) -> None:
-        """Take the state [B, H, E, E] after new tokens."""
-        if state.shape != self.state.shape:
-            raise ValueError(
-                f"the cache is for {self.state.shape[0]} rows, not for {state.shape[0]}"
-            )
+    def read(self, rows: int) -> Tensor:
+        """Return the state [B, H, E, E].
+
+        Raises:
+            ValueError: if it is of another number of rows.
+        """
+        if rows != self.state.shape[0]:
+            raise ValueError(f"the cache is for {self.state.shape[0]} rows, not for {rows}")
+        return self.state
+
+    def write(self, state: Tensor) -> None:
+        """Keep the state [B, H, E, E] after new tokens."""
         self.state = state
 
 
@@ -237,7 +243,8 @@ class GenerationMixin:
     def _start(
         self, prompts: Tensor, mask: Tensor | None, inputs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all other inputs."""
+        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all
+        other inputs."""
         inputs = {"input_ids": prompts, "attention_mask": mask, **inputs}
         given = inputs.pop(self.generates, None)
         if given is None:
@@ -312,7 +319,8 @@ def _is_mask(name: str, value: Any, length: int) -> bool:
 
 
 def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dict[str, Any]:
-    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the prompt's last one does."""
+    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the
+    prompt's last one does."""
     found = dict(inputs)
     for name, value in inputs.items():
         if _is_mask(name, value, length):
@@ -322,7 +330,8 @@ def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dic
 
 
 def _extended(inputs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Add an entry for a new token, which is text, to the inputs that have one for each of `length`."""
+    """Add an entry for a new token, which is text, to the inputs that have one for each of
+    `length`."""
     return {
         name: F.pad(value, (0, 1))
         if isinstance(value, Tensor)
