@@ -199,7 +199,11 @@ def test_transformers_loads_what_was_saved(shared_folder, tmp_path, architecture
     models.test_transformers_loads_what_was_saved(shared_folder, tmp_path, architecture, {})
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES[:3], ids=lambda a: a.reference)
+@pytest.mark.parametrize(
+    "architecture",
+    [a for a in ARCHITECTURES if a.spec != "blip"],
+    ids=lambda a: a.reference,
+)
 def test_generation_stops_each_row_at_the_end_token(shared_folder, architecture):
     models.test_generation_stops_each_row_at_the_end_token(shared_folder, architecture)
 
@@ -252,7 +256,7 @@ def test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count):
     models.test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count)
 
 
-TILED_MODEL = ARCHITECTURES[0]
+TILED_MODEL = next(a for a in ARCHITECTURES if a.spec == "llama-3.2-vision")
 
 
 @pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
@@ -320,7 +324,7 @@ def test_rows_that_see_nothing_agree(shared_folder, missing):
     assert harness.compare(got, want, tiny.mask) <= 1e-5
 
 
-CAPTIONING = ARCHITECTURES[3]
+CAPTIONING = next(a for a in ARCHITECTURES if a.spec == "blip")
 ANSWERING = Architecture("blip-vqa", "blip_vqa")
 FEW = {"max_new_tokens": 30, "do_sample": False}
 
