@@ -1129,32 +1129,34 @@ def video_llama3_video(case: Case):
     return cfg, inputs
 
 
-def _blip(vision_hidden: int = 48):
+def _blip(case: Case, vision_hidden: int = 48):
     from transformers import BlipConfig
 
+    text = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "projection_dim": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "sep_token_id": 3,
+        "pad_token_id": PAD,
+    }
+    vision = {
+        "hidden_size": vision_hidden,
+        "intermediate_size": 80,
+        "projection_dim": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    }
     return BlipConfig(
-        text_config={
-            "vocab_size": VOCAB,
-            "hidden_size": 64,
-            "intermediate_size": 112,
-            "projection_dim": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 64,
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "sep_token_id": 3,
-            "pad_token_id": PAD,
-        },
-        vision_config={
-            "hidden_size": vision_hidden,
-            "intermediate_size": 80,
-            "projection_dim": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 7,
-        },
+        text_config=text | case.sizes.get("text", {}),
+        vision_config=vision | case.sizes.get("vision", {}),
         projection_dim=40,
         image_text_hidden_size=24,
     )
@@ -1162,12 +1164,14 @@ def _blip(vision_hidden: int = 48):
 
 def _blip_inputs(case: Case):
     case.one_per_row()
-    return {**case.prompt([[], []], pad_side="right"), "pixel_values": case.normal(2, 3, 28, 28)}
+    side = case.sizes.get("vision", {}).get("image_size", 28)
+    pixels = case.normal(2, 3, side, side)
+    return {**case.prompt([[], []], pad_side="right"), "pixel_values": pixels}
 
 
 @reference("BlipForConditionalGeneration", mirrors="Salesforce/blip-image-captioning-base")
 def blip_caption(case: Case):
-    return _blip(), lambda model: _blip_inputs(case)
+    return _blip(case), lambda model: _blip_inputs(case)
 
 
 @reference(
@@ -1184,7 +1188,7 @@ def blip_vqa(case: Case):
         labels = torch.tensor([[BOS, *case.text(3), 3], [BOS, *case.text(3), 3]])
         return {**_blip_inputs(case), "decoder_input_ids": labels, "labels": labels.clone()}
 
-    return _blip(vision_hidden=64), inputs
+    return _blip(case, vision_hidden=64), inputs
 
 
 @reference(
@@ -1194,7 +1198,7 @@ def blip_vqa(case: Case):
     extra=lambda model, inputs: {"itc_score": model(**inputs, use_itm_head=False).itm_score},
 )
 def blip_retrieval(case: Case):
-    return _blip(), lambda model: _blip_inputs(case)
+    return _blip(case), lambda model: _blip_inputs(case)
 
 
 def _qformer(**kw):

@@ -118,6 +118,10 @@ def load_reference(checkpoint: str | Path, **options: Any) -> Any:
         config = transformers.AutoConfig.from_pretrained(checkpoint, **local)
     except (OSError, ValueError, KeyError) as error:
         raise _unknown(checkpoint, transformers.__version__) from error
+    # Several classes may be of one model type; the checkpoint says which of them it is for.
+    for name in config.architectures or ():
+        if (cls := getattr(transformers, name, None)) is not None:
+            return cls.from_pretrained(checkpoint, **options).eval()
     for name in AUTO_CLASSES:
         auto = getattr(transformers, name, None)
         if auto is not None and type(config) in auto._model_mapping:

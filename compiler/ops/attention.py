@@ -512,6 +512,18 @@ def causal_operands(b, x, window: int | None = None):
     return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
 
 
+def token_positions(component):
+    """Positions of the new tokens, worked out once per component."""
+    if "positions" not in component.ambient:
+        operands = {
+            "x": component.stream,
+            "position_ids": model_input(component, "position_ids"),
+            "past": cached_tokens(component),
+        }
+        (component.ambient["positions"],) = component.node("token_positions", operands)
+    return component.ambient["positions"]
+
+
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
     """The rotary tables for these frequencies, built once per component."""
     missing = [name for name in ROPE_FIELDS[args.type] if getattr(args, name) is None]
@@ -526,13 +538,7 @@ def rope_tables(b, x, head_dim: Dim, args: RopeArgs):
     key = ("rope", named, *(getattr(attrs, f.name) for f in fields(attrs)))
     component = b.component
     if key not in component.ambient:
-        if named is None and "positions" not in component.ambient:
-            operands = {
-                "x": component.stream,
-                "position_ids": model_input(component, "position_ids"),
-                "past": cached_tokens(component),
-            }
-            (component.ambient["positions"],) = component.node("token_positions", operands)
-        operands = {"x": component.stream, "positions": named or component.ambient["positions"]}
+        positions = named or token_positions(component)
+        operands = {"x": component.stream, "positions": positions}
         component.ambient[key] = component.node("rope_table", operands, attrs)
     return component.ambient[key]

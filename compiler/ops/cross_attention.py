@@ -15,6 +15,7 @@ from vlmspec.compiler.ops.attention import (
 )
 from vlmspec.compiler.ops.linear import add_linear
 from vlmspec.compiler.ops.norm import RMS_NORM_MODULE, NormAttrs
+from vlmspec.compiler.ops.queries import PaddingMaskAttrs
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 from vlmspec.compiler.ops.shape import FlattenAttrs
 
@@ -198,8 +199,8 @@ MEMORY_ATTENTION = Op(
 class CrossAttentionArgs(Args):
     """Arguments of `cross_attention`.
 
-    `memory` and `mask` are named values: what is attended to, and which of it each query may see.
-    `qk_norm` is the epsilon of
+    `memory` and `mask` are named values: what is attended to, and which of it each query may see;
+    so is `padding`, 1 for what every query may see and 0 for padding. `qk_norm` is the epsilon of
     an RMS norm of each head of the queries and keys.
     """
 
@@ -210,6 +211,7 @@ class CrossAttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     mask: str | None = None
+    padding: str | None = None
     qk_norm: Number | None = None
     scale: Number | None = None
 
@@ -228,6 +230,15 @@ def _heads(b, x, role: str, count: Dim, head_dim: Dim, width: Dim, args: CrossAt
     return b.node("rms_norm", {"x": h}, module=module, hints=(role,))
 
 
+def _padding(b, name: str):
+    """The mask of a memory's padding, made once per component."""
+    key = ("padding_mask", value := b.value(name))
+    if key not in b.component.ambient:
+        attrs = PaddingMaskAttrs(Dim.const(0))
+        (b.component.ambient[key],) = b.component.node("padding_mask", {"mask": value}, attrs)
+    return b.component.ambient[key]
+
+
 def _lower_cross_attention(b, x, args: CrossAttentionArgs):
     width = x.type.width
     head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
@@ -241,6 +252,8 @@ def _lower_cross_attention(b, x, args: CrossAttentionArgs):
         operands[role] = _heads(b, memory, role, kv_heads, head_dim, width, args)
     if args.mask is not None:
         operands["mask"] = b.value(args.mask)
+    elif args.padding is not None:
+        operands["mask"] = _padding(b, args.padding)
     if absent:
         operands["cache"] = model_input(b.component, "cache")
     attrs = AttentionAttrs(head_dim, False, args.scale)

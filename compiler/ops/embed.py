@@ -12,19 +12,24 @@ from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingAttrs:
-    """Rows and width of a table."""
+    """Rows and width of a table, and the row of padding, which gets no gradient."""
 
     rows: Dim
     width: Dim
+    padding: Dim | None = None
+
+
+def _construct_embedding(module, scope):
+    attrs = module.attrs
+    padding = {} if attrs.padding is None else {"padding_idx": scope.dim(attrs.padding)}
+    return call("nn.Embedding", scope.dim(attrs.rows), scope.dim(attrs.width), **padding)
 
 
 EMBEDDING_MODULE = ModuleKind(
     "embedding",
     EmbeddingAttrs,
     lambda attrs: {"weight": (attrs.rows, attrs.width)},
-    lambda module, scope: call(
-        "nn.Embedding", scope.dim(module.attrs.rows), scope.dim(module.attrs.width)
-    ),
+    _construct_embedding,
 )
 
 
@@ -47,15 +52,19 @@ EMBEDDING = Op(
 
 
 class EmbeddingArgs(Args):
-    """Arguments of `embedding`; with `tie` it shares the table of the component of that name."""
+    """Arguments of `embedding`; with `tie` it shares the table of the component of that name.
+
+    The row `padding` is not trained.
+    """
 
     rows: Size
     width: Size
     tie: str | None = None
+    padding: Size | None = None
 
 
 def _lower_embedding(b, x, args: EmbeddingArgs):
-    attrs = EmbeddingAttrs(args.rows, args.width)
+    attrs = EmbeddingAttrs(args.rows, args.width, args.padding)
     if args.tie is None:
         module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
         return b.node("embedding", {"ids": x}, module=module)

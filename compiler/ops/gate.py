@@ -5,7 +5,7 @@ from typing import Literal
 
 from vlmspec.compiler.emit.expr import Binary, atom, call
 from vlmspec.compiler.ir.dim import Dim
-from vlmspec.compiler.ops.args import Args
+from vlmspec.compiler.ops.args import Args, NoArgs
 from vlmspec.compiler.ops.embed import add_parameter
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
 
@@ -46,6 +46,26 @@ def _lower_gate(b, x, args: GateArgs):
 
 
 GATE_STEP = StepKind("gate", GATE.doc, GateArgs, _lower_gate, "act", {"gate": ""})
+
+
+def _infer_shift(ops: Operands):
+    return (ops.require_width("x", ops.module.attrs.shape[-1], "the added vector"),)
+
+
+SHIFT = Op(
+    "shift",
+    "A learned vector added to every vector.",
+    infer=_infer_shift,
+    emit=lambda node, scope: Binary("+", scope.use(node["x"]), atom(scope.module(node))),
+    module_kind="parameter",
+)
+SHIFT_STEP = StepKind(
+    "shift",
+    SHIFT.doc,
+    NoArgs,
+    lambda b, x, args: b.node("shift", {"x": x}, module=add_parameter(b, (x.type.width,), "shift")),
+    roles={"shift": ""},
+)
 
 
 def _infer_mask_rows(ops: Operands):

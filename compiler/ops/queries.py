@@ -6,7 +6,7 @@ from vlmspec.compiler.emit.expr import Binary, call
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import TensorType
 from vlmspec.compiler.ops.args import Args, Size
-from vlmspec.compiler.ops.attention import cached_tokens
+from vlmspec.compiler.ops.attention import token_positions
 from vlmspec.compiler.ops.embed import EMBEDDING_MODULE, EmbeddingAttrs, add_parameter, ranked
 from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
@@ -64,12 +64,11 @@ def _infer_positions(ops: Operands):
 def _emit_positions(node, scope):
     x = scope.name(node["x"])
     table, tokens = f"{scope.module(node)}.weight", f"{x}.shape[1]"
-    if node.get("past") is None:
-        rows = f"{table}[: {tokens}]"
-    else:
-        past = scope.use(node["past"]).flat()
-        rows = f"{table}[{past} : {past} + {tokens}]"
-    return Binary("+", scope.use(node["x"]), scope.atom(rows))
+    if node.get("positions") is not None:
+        return Binary(
+            "+", scope.use(node["x"]), call(scope.module(node), scope.use(node["positions"]))
+        )
+    return Binary("+", scope.use(node["x"]), scope.atom(f"{table}[: {tokens}]"))
 
 
 POSITION_TABLE = Op(
@@ -84,8 +83,9 @@ POSITION_TABLE = Op(
 
 
 class PositionTableArgs(Args):
-    """Arguments of `position_table`: how many positions it has, and whether cached tokens stand
-    before the sequence."""
+    """Arguments of `position_table`: how many positions it has, and whether it is for the tokens
+    of a decoder, whose positions count on from the cache.
+    """
 
     rows: Size
     cached: bool = False
@@ -94,8 +94,8 @@ class PositionTableArgs(Args):
 def _lower_position_table(b, x, args: PositionTableArgs):
     attrs = EmbeddingAttrs(args.rows, x.type.width)
     module = b.module("embedding", attrs, "table", EMBEDDING_MODULE.shapes(attrs))
-    past = cached_tokens(b.component) if args.cached else None
-    return b.node("position_table", {"x": x, "past": past}, module=module)
+    positions = token_positions(b.component) if args.cached else None
+    return b.node("position_table", {"x": x, "positions": positions}, module=module)
 
 
 POSITION_TABLE_STEP = StepKind(

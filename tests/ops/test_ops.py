@@ -149,6 +149,7 @@ BY_PARITY = {
     "seeing_rows",
     "segments",
     "select_tokens",
+    "shift",
     "skip_without",
     "take_tiles",
     "tile_embedding",

@@ -261,6 +261,7 @@ BY_PARITY = {
     "seeing_rows",
     "segments",
     "select_tokens",
+    "shift",
     "skip_without",
     "take_images",
     "take_tiles",

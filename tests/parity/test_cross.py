@@ -77,6 +77,18 @@ ENCODED = {
         },
     },
 }
+CAPTIONED = {
+    "other": {
+        "vision": TOWER,
+        "text": {
+            "hidden_size": 36,
+            "num_attention_heads": 3,
+            "num_hidden_layers": 3,
+            "intermediate_size": 50,
+            "layer_norm_eps": 1e-6,
+        },
+    }
+}
 ONE_EACH = ("plain", "padded", "right")
 
 ARCHITECTURES = (
@@ -112,6 +124,13 @@ ARCHITECTURES = (
         sizes=ENCODED,
         parameters={None: 4_022_969_088, "flan-t5-xxl": 12_310_119_168},
     ),
+    Architecture(
+        "blip",
+        "blip_caption",
+        kinds=ONE_EACH,
+        sizes=CAPTIONED,
+        parameters={None: 223_971_644, "captioning-large": 446_290_492},
+    ),
 )
 
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
@@ -145,7 +164,8 @@ def test_gradients_of_every_parameter_agree(shared_folder, tmp_path, architectur
     )
 
 
-@pytest.mark.parametrize(ROWS, batches("right"))
+# Captions have a test of their own, below.
+@pytest.mark.parametrize(ROWS, [b for b in batches("right") if b.values[0].spec != "blip"])
 def test_greedy_tokens_agree(shared_folder, architecture, kind, seed, size):
     tiny = make(shared_folder, architecture, kind, seed, size)
     want = harness.greedy(harness.reference(tiny), tiny, models.NEW_TOKENS)
@@ -179,7 +199,11 @@ def test_transformers_loads_what_was_saved(shared_folder, tmp_path, architecture
     models.test_transformers_loads_what_was_saved(shared_folder, tmp_path, architecture, {})
 
 
-@EACH
+@pytest.mark.parametrize(
+    "architecture",
+    [a for a in ARCHITECTURES if a.spec != "blip"],
+    ids=lambda a: a.reference,
+)
 def test_generation_stops_each_row_at_the_end_token(shared_folder, architecture):
     models.test_generation_stops_each_row_at_the_end_token(shared_folder, architecture)
 
@@ -232,7 +256,7 @@ def test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count):
     models.test_full_size_parameter_count_is_exact(tmp_path, spec, variant, count)
 
 
-TILED_MODEL = ARCHITECTURES[0]
+TILED_MODEL = next(a for a in ARCHITECTURES if a.spec == "llama-3.2-vision")
 
 
 @pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
@@ -298,3 +322,119 @@ def test_rows_that_see_nothing_agree(shared_folder, missing):
         want = harness.reference(tiny)(**given).logits
         got = harness.emitted(tiny)(**given).logits
     assert harness.compare(got, want, tiny.mask) <= 1e-5
+
+
+CAPTIONING = next(a for a in ARCHITECTURES if a.spec == "blip")
+ANSWERING = Architecture("blip-vqa", "blip_vqa")
+FEW = {"max_new_tokens": 30, "do_sample": False}
+
+
+def answering(folder, kind: str):
+    """A tiny checkpoint of question answering, whose public class returns no logits."""
+    tiny = make(folder, ANSWERING, kind)
+    tiny.inputs.pop("labels")
+    return tiny
+
+
+def answer_logits(model, inputs):
+    """What the decoder of the public class returns."""
+    seen = []
+    handle = model.text_decoder.register_forward_hook(lambda m, a, out: seen.append(out.logits))
+    model(**inputs)
+    handle.remove()
+    return seen[0]
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+def test_answers_agree_in_every_stage(shared_folder, kind, dtype):
+    tiny = answering(shared_folder, kind)
+    model, paths = harness.emitted(tiny, dtype), harness.stage_paths(tiny)
+    public = harness.reference(tiny)
+    want = harness.verification.run_reference(public, paths, tiny.inputs, dtype)
+    got = harness.verification.run_emitted(model, paths, tiny.inputs, dtype)
+    want["logits"] = want["text"]
+    rows = harness.verification.compare(got, want, harness.TOLERANCES[dtype], tiny.mask)
+    assert len(rows) >= 8
+    assert all(row["ok"] and row["error"] is not None for row in rows)
+
+
+@DTYPES
+def test_gradients_of_answers_agree(shared_folder, tmp_path, dtype):
+    tiny = answering(shared_folder, "padded")
+    ours, theirs = harness.emitted(tiny, dtype), harness.reference(tiny, dtype)
+    given = tiny.given(dtype)
+    weights = torch.randn(2, 5, 160, generator=torch.Generator().manual_seed(3)).to(dtype)
+    (ours(**given).logits * weights).sum().backward()
+    with harness.precision(dtype):
+        (answer_logits(theirs, given) * weights).sum().backward()
+    got = harness.public_gradients(ours, tmp_path / "ours")
+    want = harness.public_gradients(theirs, tmp_path / "theirs")
+    assert got.keys() == want.keys()
+    errors = harness.gradient_errors(got, want, dtype)
+    assert not {k: e for k, e in errors.items() if e > harness.GRADIENT_TOLERANCES[dtype]}
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded"])
+def test_greedy_answers_agree(shared_folder, kind):
+    tiny = answering(shared_folder, kind)
+    given = {k: v for k, v in tiny.inputs.items() if k != "decoder_input_ids"}
+    want = harness.reference(tiny).generate(**given, **FEW, min_new_tokens=30)
+    got = harness.emitted(tiny).generate(**given, **FEW, eos_token_id=[], pad_token_id=0)
+    assert torch.equal(got, want)
+
+
+def test_answering_checkpoint_is_written_back(shared_folder, tmp_path):
+    tiny = answering(shared_folder, "padded")
+    harness.emitted(tiny).save_pretrained(tmp_path)
+    models.assert_same_tensors(harness.tensors_of(tmp_path), harness.tensors_of(tiny.folder))
+    assert (tmp_path / "config.json").read_bytes() == (tiny.folder / "config.json").read_bytes()
+
+
+def test_answering_is_traced_in_one_graph(shared_folder):
+    torch._dynamo.reset()
+    tiny = answering(shared_folder, "padded")
+    model = harness.emitted(tiny)
+    with torch.no_grad():
+        want = model(**tiny.inputs).logits
+        whole = torch.compile(model, fullgraph=True, backend="eager")
+        assert harness.compare(whole(**tiny.inputs).logits, want) <= 1e-6
+        program = torch.export.export(Logits(model), (), dict(tiny.inputs))
+        assert harness.compare(program.module()(**tiny.inputs), want) <= 1e-6
+
+
+def test_answering_has_the_published_size(tmp_path):
+    models.test_full_size_parameter_count_is_exact(tmp_path, "blip-vqa", None, 361_230_140)
+
+
+def test_captions_agree(shared_folder):
+    """The public class starts with its own first token and leaves out the prompt's last one."""
+    tiny = make(shared_folder, CAPTIONING, "plain")
+    ids, pixels = tiny.inputs["input_ids"], tiny.inputs["pixel_values"]
+    want = harness.reference(tiny).generate(
+        input_ids=ids.clone(), pixel_values=pixels, **FEW, min_new_tokens=30
+    )
+    prompt = ids[:, :-1].clone()
+    prompt[:, 0] = 1
+    options = FEW | {"eos_token_id": [], "pad_token_id": 0}
+    got = harness.emitted(tiny).generate(prompt, pixel_values=pixels, **options)
+    assert torch.equal(got, want)
+
+
+def test_captions_of_a_padded_batch_are_those_of_each_row(shared_folder):
+    tiny = make(shared_folder, CAPTIONING, "padded")
+    model, options = harness.emitted(tiny), FEW | {"eos_token_id": [], "pad_token_id": 0}
+    got = model.generate(**tiny.inputs, **options)[:, -30:]
+    for row in range(2):
+        ids = tiny.inputs["input_ids"][row][tiny.mask[row].bool()][None]
+        pixels = tiny.inputs["pixel_values"][row : row + 1]
+        alone = model.generate(ids, pixel_values=pixels, **options)[:, -30:]
+        assert torch.equal(got[row : row + 1], alone)
+
+
+def test_text_without_an_image_agrees(shared_folder):
+    tiny = make(shared_folder, CAPTIONING, "plain")
+    ids = tiny.inputs["input_ids"]
+    with torch.no_grad():
+        want = harness.reference(tiny).text_decoder(input_ids=ids).logits
+        assert harness.compare(harness.emitted(tiny)(ids).logits, want) <= 1e-5

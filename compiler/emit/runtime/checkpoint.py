@@ -402,7 +402,7 @@ def _stop_tokens(generation: dict[str, Any], config: dict[str, Any]) -> dict[str
     text = config.get("text_config")
     found: dict[str, Any] = {}
     for place in (generation, config, text if isinstance(text, dict) else {}):
-        for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id", "bos_token_id"):
             if found.get(name) is None and place.get(name) is not None:
                 found[name] = place[name]
     return found

@@ -248,12 +248,11 @@ class GenerationMixin:
         inputs = {"input_ids": prompts, "attention_mask": mask, **inputs}
         given = inputs.pop(self.generates, None)
         if given is None:
-            first = self.generation_defaults.get("decoder_start_token_id")
-            if first is None:
-                raise ValueError(
-                    f"the checkpoint has no decoder_start_token_id; give {self.generates}"
-                )
-            given = prompts.new_full((len(prompts), 1), first)
+            names = ("decoder_start_token_id", "bos_token_id")
+            known = [self.generation_defaults[n] for n in names if n in self.generation_defaults]
+            if not known:
+                raise ValueError(f"the checkpoint has no {names[0]}; give {self.generates}")
+            given = prompts.new_full((len(prompts), 1), known[0])
         return given, inputs
 
     def _stop_tokens(
