@@ -120,17 +120,30 @@ def load_reference(checkpoint: str | Path, **options: Any) -> Any:
         raise _unknown(checkpoint, transformers.__version__) from error
     # Several classes may be of one model type; the checkpoint says which of them it is for.
     for name in config.architectures or ():
-        if (cls := getattr(transformers, name, None)) is not None:
-            return cls.from_pretrained(checkpoint, **options).eval()
+        cls = getattr(transformers, name, None)
+        if _is_model_of(cls, config):
+            return _with_plain_experts(cls.from_pretrained(checkpoint, **options).eval())
     for name in AUTO_CLASSES:
         auto = getattr(transformers, name, None)
         if auto is not None and type(config) in auto._model_mapping:
-            model = auto.from_pretrained(checkpoint, **options).eval()
-            if hasattr(model, "set_experts_implementation"):
-                with contextlib.suppress(ValueError):  # the model has no experts
-                    model.set_experts_implementation("eager")  # the others take no float64
-            return model
+            return _with_plain_experts(auto.from_pretrained(checkpoint, **options).eval())
     raise _unknown(checkpoint, transformers.__version__)
+
+
+def _is_model_of(cls: Any, config: Any) -> bool:
+    """Whether a name in a checkpoint led to a model class that is for its own kind of config."""
+    from transformers import PreTrainedModel
+
+    is_model = isinstance(cls, type) and issubclass(cls, PreTrainedModel)
+    return is_model and cls.config_class is type(config)
+
+
+def _with_plain_experts(model: Any) -> Any:
+    """The model with experts that take float64, if it has any."""
+    if hasattr(model, "set_experts_implementation"):
+        with contextlib.suppress(ValueError):  # the model has no experts
+            model.set_experts_implementation("eager")
+    return model
 
 
 def _unknown(checkpoint: str | Path, version: str) -> SpecError:
