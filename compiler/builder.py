@@ -99,6 +99,7 @@ class GraphBuilder:
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
     visual_counts: Value | None = None
+    decodes: bool = True
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class GraphBuilder:
         callee: str,
         operands: Mapping[str, Value],
         results: Sequence[Value],
-        hint: str,
+        hints: str | Sequence[str],
         span: Span | None,
     ) -> tuple[Value, ...]:
         """Add a call of another graph, whose results are `results` there."""
@@ -209,7 +210,8 @@ class GraphBuilder:
             replace(v.type, optional=optional) if isinstance(v.type, TensorType) else v.type
             for v in results
         )
-        return self._append("call", owned, NoAttrs(), types, module, [hint] * len(types), span)
+        names = [hints] * len(types) if isinstance(hints, str) else hints
+        return self._append("call", owned, NoAttrs(), types, module, names, span)
 
     def _append(self, op, operands, attrs, types, module, hints, span) -> tuple[Value, ...]:
         outputs = tuple(Value(self.fresh(n), t) for n, t in zip(hints, types, strict=True))

@@ -24,7 +24,7 @@ from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.embed import ParameterAttrs
-from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
+from vlmspec.compiler.ops.structure import SliceAttrs, call_results
 from vlmspec.compiler.scope import Scope
 from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
@@ -301,7 +301,7 @@ class Lowering:
                 elif operand not in known:
                     self._unknown_operand(name, role, operand, known)
         used = {o for name in edges for o in self.operands(name).values()}
-        used |= set(self.architecture.outputs.values())
+        used |= {source.partition(".")[0] for source in self.architecture.outputs.values()}
         for name in known - used - {*self.architecture.parameters}:
             group = "inputs" if name in self.architecture.inputs else "graph"
             code, what = ("VS206", "input") if group == "inputs" else ("VS205", "component")
@@ -378,7 +378,7 @@ class Lowering:
 
     def _declare_inputs(self) -> None:
         kinds = self.architecture.inputs
-        optional_images = "text" in kinds.values()
+        optional_images = "text" in self.architecture.input_kinds.values()
         for name, declared in kinds.items():
             kind = declared if isinstance(declared, str) else declared.kind
             if isinstance(declared, str):
@@ -390,7 +390,10 @@ class Lowering:
             if kind != "text" and optional_images:
                 type = replace(type, optional=frozenset({self._companion(name, declared)}))
             if not isinstance(declared, str) and declared.optional:
-                type = replace(type, nullable=True)
+                if kind == "text":
+                    type = replace(type, optional=frozenset({name}))
+                else:
+                    type = replace(type, nullable=True)
             self.values[name] = self.root.input(name, type)
         for name, parameter in self.architecture.parameters.items():
             self._declare_parameter(name, parameter)
@@ -497,14 +500,29 @@ class Lowering:
         step = self._step(place, builder)
         step.values[first] = start
         for role, value in others:
-            inner = builder.input(role, self._operand_type(value))
+            inner = builder.input(role, self._operand_type(place, value))
             builder.given[inner] = value
             given[inner.name] = value
             step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
-        builder.drop_unread_inputs(start, result)
-        return call_graph(self.root, builder, given, [result], place.name, place.name)
+        results = self._results(place, step, result)
+        builder.drop_unread_inputs(start, *results.values())
+        names = [name.rpartition(".")[2] for name in results]
+        values = call_results(
+            self.root, builder, given, list(results.values()), place.name, names
+        )
+        self.values |= dict(zip(results, values, strict=True))
+        return values[0]
+
+    def _results(self, place: Place, step: StepBuilder, result: Value) -> dict[str, Value]:
+        """What a component gives: its last value, and the named ones that are outputs of the model."""
+        outputs = [o for o in self.architecture.outputs.values() if o.startswith(f"{place.name}.")]
+        found = {name: step.value(name.partition(".")[2]) for name in dict.fromkeys(outputs)}
+        read = {o for name in self.architecture.graph for o in self.operands(name).values()}
+        if not found or place.name in read | {*self.architecture.outputs.values()}:
+            found = {place.name: result, **found}
+        return found
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
         """An op alone computes with one stream of vectors; a part may embed ids and read several."""
@@ -542,9 +560,9 @@ class Lowering:
         span = self.spec.span("graph", name, key=True)
         return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
-    def _operand_type(self, value: Value):
-        """A further operand's type inside the component: what may be absent may be None there."""
-        if isinstance(value.type, TensorType) and value.type.optional:
+    def _operand_type(self, place: Place, value: Value):
+        """A further operand's type inside the component: what may be absent may be None there, except in a head."""
+        if isinstance(value.type, TensorType) and value.type.optional and place.kind != "head":
             return replace(value.type, nullable=True)
         return value.type
 
@@ -553,6 +571,7 @@ class Lowering:
             title = place.part.document.title if place.part else STEPS[place.op].doc
             span = self.spec.span("graph", place.name, key=True)
             builder = self.root.child(place.name, doc=title, span=span)
+            builder.decodes = place.kind == "decoder"
             self.builders[place.name] = builder
         return self.builders[place.name]
 
@@ -739,7 +758,7 @@ class Lowering:
         for name, component in self.architecture.outputs.items():
             if component in self.values:
                 found.append(self.values[component])
-            elif component not in self.failed:
+            elif component.partition(".")[0] not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")
                 span = self.spec.span("outputs", name)
                 message = f"no component is called `{component}`"
@@ -748,7 +767,7 @@ class Lowering:
 
     def _order_inputs(self) -> None:
         """Ids first, then what the processor makes, then what generation passes."""
-        kinds = self.architecture.inputs
+        kinds = self.architecture.input_kinds
         text = [n for n, kind in kinds.items() if kind == "text"]
         rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))

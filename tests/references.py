@@ -1339,15 +1339,22 @@ def fuyu(case: Case):
 
 
 def _pairs(case: Case, size: int = 28, eos: bool = True):
-    """Two images and three captions, right-padded and ending in EOS, for contrastive models."""
+    """Two images and three captions ending in EOS, padded, for contrastive models."""
     import torch
 
     rows = [[BOS, *case.text(n), EOS] for n in (6, 3, 4)]
     width = 8
-    ids = torch.tensor([r + [PAD] * (width - len(r)) for r in rows])
+    fill = [[0] * (width - len(r)) for r in rows]
+    pads = [[PAD] * len(f) for f in fill]
+    ones = [[1] * len(r) for r in rows]
+    left = case.kind == "padded"
     return {
-        "input_ids": ids,
-        "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows]),
+        "input_ids": torch.tensor(
+            [p + r if left else r + p for p, r in zip(pads, rows, strict=True)]
+        ),
+        "attention_mask": torch.tensor(
+            [f + o if left else o + f for f, o in zip(fill, ones, strict=True)]
+        ),
         "pixel_values": case.normal(2, 3, size, size),
     }
 
@@ -1387,17 +1394,33 @@ def _dual_vision(**kw):
     note="eos_token_id is not 2 on purpose: 2 selects the legacy arg-max pooling",
 )
 def clip(case: Case):
+    return _clip(case, 3)
+
+
+@reference(
+    "CLIPModel",
+    mirrors="openai/clip-vit-large-patch14-336",
+    cases=("plain",),
+    generates=False,
+    note="eos_token_id is 2, as in the published configs: the largest id is pooled",
+)
+def clip_legacy(case: Case):
+    return _clip(case, 2)
+
+
+def _clip(case: Case, eos: int):
     from transformers import CLIPConfig
 
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
     cfg = CLIPConfig(
-        text_config=_dual_text(projection_dim=40) | {"eos_token_id": 3},
-        vision_config=_dual_vision(projection_dim=40),
-        projection_dim=40,
+        text_config=_dual_text(projection_dim=40) | {"eos_token_id": eos} | text,
+        vision_config=_dual_vision(projection_dim=40) | vision,
+        projection_dim=case.sizes.get("projection_dim", 40),
     )
 
     def inputs(model):
-        out = _pairs(case)
-        out["input_ids"][out["input_ids"] == EOS] = 3
+        out = _pairs(case, cfg.vision_config.image_size)
+        out["input_ids"][out["input_ids"] == EOS] = eos
         return out
 
     return cfg, inputs

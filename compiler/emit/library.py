@@ -20,6 +20,7 @@ FILES = (
     "packed/reference.py",
     "attention/reference.py",
     "splice/reference.py",
+    "contrastive/reference.py",
     "spatial/reference.py",
     "anyres/reference.py",
 )

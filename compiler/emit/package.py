@@ -24,7 +24,8 @@ INPUT_WORDS = {
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
-RUNTIME = ("checkpoint", "configuration", "generation", "storage")
+RUNTIME = ("checkpoint", "configuration", "generation", "outputs", "storage")
+ON_DEMAND = ("generation",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ class PackageEmitter:
             "modeling.py": modeling,
             "functional.py": functional_source(self.modules.helpers, header),
         }
+        used = modeling + found["functional.py"]
         for name in RUNTIME:
-            found[f"{name}.py"] = _runtime_source(name)
+            if name not in ON_DEMAND or f"from .{name} import" in used:
+                found[f"{name}.py"] = _runtime_source(name)
         return found | {"manifest.json": self._manifest(found)}
 
     # ------------------------------------------------------------------------------------ modeling
@@ -85,7 +88,8 @@ class PackageEmitter:
         weights = self.weights.emit()
         record, self.plan = self.modules.emit_plan()
         entry = self._entry()
-        blocks = [*classes, *bodies, *([record] if record else []), weights, entry]
+        records = [r for r in (record, self._output_class()) if r]
+        blocks = [*classes, *bodies, *records, weights, entry]
         text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
         return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
 
@@ -128,9 +132,32 @@ class PackageEmitter:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
             lines.append(_import("functional", sorted(self.modules.helpers)))
-        made = [n for n in ("Cache", "GenerationMixin", "KVCache", "Output") if _mentions(text, n)]
-        lines.append(_import("generation", made))
+        made = ["Cache", "GenerationMixin", "KVCache", *([] if self._own_output else ["Output"])]
+        if made := [n for n in made if _mentions(text, n)]:
+            lines.append(_import("generation", made))
+        if self._own_output:
+            lines.append(_import("outputs", ["OutputMixin"]))
         return "\n".join(lines)
+
+    # -------------------------------------------------------------------------------------- output
+
+    @property
+    def _own_output(self) -> bool:
+        """Whether the model gives something else than logits of tokens alone."""
+        return list(self.about.outputs) != ["logits"]
+
+    def _output_class(self) -> list[str]:
+        if not self._own_output:
+            return []
+        values = self.program.graphs[self.program.entry].outputs
+        absent = any(isinstance(v.type, TensorType) and v.type.optional for v in values)
+        about = "; what needs an input that is not given is None" if absent else ""
+        lines = ["@dataclass", "class Output(OutputMixin):"]
+        lines += [f'    """What the model gives{about}."""', ""]
+        for name, value in zip(self.about.outputs, values, strict=True):
+            kind = "Tensor | None = None" if absent else "Tensor"
+            lines.append(f"    {name}: {kind}  # {self.modules.shape(value)}")
+        return lines
 
     # --------------------------------------------------------------------------------------- entry
 
@@ -170,8 +197,9 @@ class PackageEmitter:
 
     def _forward_docstring(self, graph: Graph) -> list[str]:
         """The arguments of the model's forward, with their shapes."""
+        cached = any(v.type == StateType("cache") for v in graph.inputs)
         about = {
-            "attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
+            "attention_mask": "1 for real tokens, 0 for padding" + (", cached tokens included" * cached),
             "position_ids": "positions of the tokens; counted on from the cache if not given",
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",

@@ -88,7 +88,8 @@ class MaskAttrs:
 
 
 def _emit_causal_mask(node, scope):
-    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask")]
+    operands.append(scope.atom("0") if node.get("past") is None else scope.use(node["past"]))
     window = node.attrs.window
     options = {} if window is None else {"window": scope.dim(window)}
     return call(scope.helper("causal_mask"), *operands, **options)
@@ -256,6 +257,9 @@ def _emit_attention(node, scope):
         return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
+    if node.get("cache") is None:
+        operands = [scope.use(node[r]) for r in [*roles, "mask"]]
+        return call(scope.helper("causal_self_attention"), *operands, *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
     operands = [scope.use(node[r]) for r in [*roles, *rotary, "mask", "cache"]]
     return call(scope.helper(name), *operands, *scale)
@@ -415,17 +419,18 @@ def model_input(component, name: str):
 
 
 def causal_operands(b, x, window: int | None = None):
-    """The mask and the cache of a causal attention; each mask is built once per component."""
+    """The mask of a causal attention, built once per component, and in a decoder the cache."""
     component, key = b.component, ("mask", window)
     if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
-            "past": cached_tokens(component),
+            "past": cached_tokens(component) if component.decodes else None,
         }
         attrs = MaskAttrs(None if window is None else Dim.const(window))
         (component.ambient[key],) = component.node("causal_mask", operands, attrs)
-    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
+    cache = {"cache": model_input(component, "cache")} if component.decodes else {}
+    return {"mask": component.ambient[key], **cache}
 
 
 def rope_tables(b, x, head_dim: Dim, args: RopeArgs):

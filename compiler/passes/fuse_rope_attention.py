@@ -38,6 +38,8 @@ class FuseRopeAttention:
     def _refusal(self, graph: Graph, attention: Node, ropes: list[Node]) -> str | None:
         if not attention.attrs.causal:
             return "attention over everything has no rotating prologue"
+        if attention.get("cache") is None:
+            return "attention without a cache has no rotating prologue"
         if len(ropes) < 2:
             return "only one of queries and keys is rotated"
         if len({(n["cos"], n["sin"]) for n in ropes}) > 1:
