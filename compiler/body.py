@@ -1,7 +1,7 @@
 """Bodies: reading steps, checking their arguments, lowering them one after another."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,8 @@ STEP_KEYS = ("name", "weights", "from", "as", "when")
 
 
 def lower_body(b: StepBuilder, x: Value) -> Value:
-    """Lower the steps that `b.tree` holds, from the running value `x`; faults of all steps are reported."""
+    """Lower the steps that `b.tree` holds, from the running value `x`; faults of all steps are
+    reported."""
     steps = body_of(b.tree)
     if steps is None or not steps.items:
         b.fail("VS102", "a body needs at least one step", "a body is a list of steps")
@@ -70,6 +71,8 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     running = x
     if "from" in extra:
         x = inner.value(extra["from"])
+    if kind.aside:
+        inner.name = check_name(b, extra.get("as", inner.name), node, "as")
     if kind.composite and (b.graph is not b.component or "name" in extra):
         result = lower_composite(inner, kind, x, args)
     else:
@@ -188,7 +191,8 @@ def step_arguments(node: Node, op: str) -> tuple[dict[str, Any], dict[str, Any]]
 def validate(
     b: StepBuilder, kind: StepKind, raw: dict[str, Any], node: Node, value: Node | None, span: Span
 ) -> Any:
-    """Check arguments against the op's model; sizes and options resolve in the component's scope."""
+    """Check arguments against the op's model; sizes and options resolve in the component's
+    scope."""
     try:
         return kind.args.model_validate(raw, context={"scope": b.scope})
     except ValidationError as error:
@@ -244,16 +248,17 @@ def default_name(kind: StepKind, extra: dict[str, Any]) -> Any:
 
 
 def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: str) -> Weights:
-    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by role.
+    """Where a step's tensors live: a prefix, a list of names in the order of the roles, or names by
+    role.
 
     Without `weights:` a step that has some is called in the checkpoint as it is here.
     """
     roles = dict(kind.roles)
-    base = b.weights.prefix
+    base, renames = b.weights.prefix, b.weights.renames
     if given is None and roles:
         given = name
     if given is None or given == "":
-        return Weights(base, roles)
+        return Weights(base, roles, renames)
     tree = node.get("weights") if isinstance(node, MapNode) else None
     try:
         _WEIGHTS.validate_python(given)
@@ -261,7 +266,7 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
         report(b.program.diagnostics, error, tree or node, None)
         raise LoweringFailed from None
     if isinstance(given, str):
-        return Weights(".".join(filter(None, (base, given))), roles)
+        return Weights(".".join(filter(None, (base, renamed(given, renames)))), roles)
     if isinstance(given, (list, tuple)):
         names = list(roles)
         if "widths" in kind.args.model_fields and len(roles) != len(given):
@@ -270,13 +275,23 @@ def step_weights(b: StepBuilder, kind: StepKind, given: Any, node: Node, name: s
             mend = near_or_list("", [r for r in roles if r], "in this order")
             message = f"{len(given)} names are given for the weights of {len(names)} roles"
             b.program.fail("VS104", message, tree.span if tree else b.span, mend)
-        return Weights(base, dict(zip(names, given, strict=True)))
+        found = [renamed(name, renames) for name in given]
+        return Weights(base, dict(zip(names, found, strict=True)))
     for role in given:
         if role not in roles:
             span = tree.key_span(role) if isinstance(tree, MapNode) else b.span
             mend = near_or_list(role, [r for r in roles if r], "there are") or "give one name"
             b.program.fail("VS101", f"this op has no weights called {show(role)}", span, mend)
-    return Weights(base, roles | given)
+    return Weights(base, roles | {role: renamed(name, renames) for role, name in given.items()})
+
+
+def renamed(name: str, renames: Mapping[str, str]) -> str:
+    """A name of a part's tensors, with its first words as the component says the checkpoint has
+    them."""
+    for old, new in renames.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
 
 
 def component_args(b: StepBuilder, op: str, component: Component) -> Any:

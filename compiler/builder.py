@@ -1,7 +1,9 @@
 """Builders that lowering writes graphs with.
 
-A nested graph may use a value of an enclosing one: the builder threads it through every boundary as a captured input, so
-that steps deep inside the layers can ask for the mask or the rotary table that the component computes once.
+A nested graph may use a value of an enclosing one: the builder threads it through every boundary as
+    a captured input, so
+that steps deep inside the layers can ask for the mask or the rotary table that the component
+computes once.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +20,17 @@ from vlmspec.diagnostics.model import Diagnostics, Label, Span, suggest
 INPUT_RANK = {
     name: rank
     for rank, name in enumerate(
-        ("cos", "sin", "attention_mask", "position_ids", "mask", "cache", "logits_to_keep"), 1
+        (
+            "cos",
+            "sin",
+            "attention_mask",
+            "position_ids",
+            "mask",
+            "valid",
+            "cache",
+            "logits_to_keep",
+        ),
+        1,
     )
 }
 
@@ -40,7 +52,8 @@ class ProgramBuilder:
     place: Callable[[str], Span | None] = lambda name: None
 
     def add_graph(self, graph: Graph) -> str:
-        """Add a graph under its name, or under a numbered one where that is taken by a different graph."""
+        """Add a graph under its name, or under a numbered one where that is taken by a different
+        graph."""
         name, number = graph.name, 1
         while name in self.graphs and replace(self.graphs[name], name=graph.name) != graph:
             number += 1
@@ -49,7 +62,8 @@ class ProgramBuilder:
         return name
 
     def named(self, dim: Dim) -> Dim:
-        """The derived size that a dimension is by definition, so that shapes read as the spec names them."""
+        """The derived size that a dimension is by definition, so that shapes read as the spec names
+        them."""
         if not self.derived or dim.as_int() is not None:
             return dim
         plain = self.expanded(dim)
@@ -98,6 +112,7 @@ class GraphBuilder:
     ambient: dict[Any, Value] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
+    prefix: str = ""
     visual_counts: Value | None = None
     decodes: bool = True
     given: dict[Value, Value] = field(default_factory=dict)
@@ -110,7 +125,8 @@ class GraphBuilder:
         return f"{hint}_{count}" if count else hint
 
     def input(self, name: str, type: Type) -> Value:
-        """Declare an input; inside the graph it is there, whether or not the caller's may be absent."""
+        """Declare an input; inside the graph it is there, whether or not the caller's may be
+        absent."""
         if isinstance(type, TensorType) and self.parent is not None:
             type = replace(type, optional=frozenset())
         value = Value(self.fresh(name), type)
@@ -124,7 +140,8 @@ class GraphBuilder:
         self.inputs = [v for v in self.inputs if v in read]
 
     def planned_again(self, value: Value, mapping: Mapping[Value, Value], name: str) -> Value:
-        """The value that the plan makes of other inputs in the same way; itself where it depends on none of them.
+        """The value that the plan makes of other inputs in the same way; itself where it depends on
+        none of them.
 
         Args:
             mapping: the other inputs, by those that the value was made of.
@@ -140,7 +157,7 @@ class GraphBuilder:
             return value
         key = (made.op, tuple(operands.items()), made.attrs)
         if key not in self.ambient:
-            hints = [f"{name}_{hint}" for hint in self.program.ops[made.op].results]
+            hints = [f"{name}_{v.name}" for v in made.outputs]
             self.ambient[key] = self.node(
                 made.op, operands, made.attrs, hints=hints, span=made.span
             )
@@ -155,7 +172,8 @@ class GraphBuilder:
         return self.given.get(value, value)
 
     def own(self, value: Value) -> Value:
-        """Return `value` as this graph knows it, capturing it from the enclosing graphs if need be."""
+        """Return `value` as this graph knows it, capturing it from the enclosing graphs if need
+        be."""
         if value in self._known:
             return value
         if value not in self.captures:
@@ -182,7 +200,8 @@ class GraphBuilder:
         """Add a node; its result types come from the op's shape rule.
 
         Args:
-            module: path of the node's module; `state` is the module itself where it belongs to another graph.
+            module: path of the node's module; `state` is the module itself where it belongs to
+                another graph.
         """
         record = self.program.ops[op]
         operands = {role: self.own(v) for role, v in inputs.items() if v is not None}
@@ -292,6 +311,8 @@ def infer(
         program.fail("VS305", f"`{record.name}` cannot be applied to {shown}", span)
     borne = record.joins | record.bears
     optional = frozenset().union(*(t.optional for role, t in types.items() if role not in borne))
+    if record.gives_optional is not None:
+        optional |= record.gives_optional(attrs)
     return tuple(
         replace(t, shape=tuple(map(program.named, t.shape)), optional=optional)
         if isinstance(t, TensorType)
@@ -302,10 +323,15 @@ def infer(
 
 @dataclass(slots=True)
 class Weights:
-    """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it."""
+    """Where a step's tensors live in the checkpoint: a prefix and the names of the roles under it.
+
+    `renames` says what names that a part starts with are called in the checkpoint, until one of
+    them is met.
+    """
 
     prefix: str
     names: Mapping[str, str]
+    renames: Mapping[str, str] = field(default_factory=dict)
 
     def key(self, role: str, suffix: str = "") -> str:
         return ".".join(filter(None, (self.prefix, self.names.get(role, role), suffix)))
@@ -313,7 +339,8 @@ class Weights:
 
 @dataclass(slots=True)
 class StepBuilder:
-    """What a step's lowering works with: the graph under construction and the step's own name, weights and place."""
+    """What a step's lowering works with: the graph under construction and the step's own name,
+    weights and place."""
 
     graph: GraphBuilder
     component: GraphBuilder
@@ -332,7 +359,10 @@ class StepBuilder:
         return self.graph.program
 
     def value(self, name: str) -> Value:
-        """A value that the body has a name for: an operand of the component, or the result of a step with `as:`."""
+        """A value that the body has a name for: an operand of the component, or the result of a
+        step with `as:`."""
+        if not isinstance(name, str):
+            return self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)
@@ -340,16 +370,21 @@ class StepBuilder:
         mend = f"did you mean `{near}`?" if near else f"named values here: {known}"
         return self.fail("VS203", f"no value is called `{name}`", mend)
 
-    def plan(self, op: str, inputs: Mapping[str, Value], attrs: Any = None) -> Value:
-        """Add a node to the model's plan: host work on the model's inputs, done before the traced forward.
+    def plan(
+        self, op: str, inputs: Mapping[str, Value], attrs: Any = None, name: str | None = None
+    ) -> Value:
+        """Add a node to the model's plan: host work on the model's inputs, done before the traced
+        forward.
 
-        The same request gives the same value. Operands are the component's own, followed back to the model's inputs.
+        The same request gives the same value. Operands are the component's own, followed back to
+        the model's inputs.
         """
         root = self.graph.root()
         origins = {role: self.component.origin(v) for role, v in inputs.items()}
         key = (op, tuple(origins.items()), attrs)
         if key not in root.ambient:
-            root.ambient[key] = root.node(op, origins, attrs, span=self.span)
+            hints = None if name is None else [name]
+            root.ambient[key] = root.node(op, origins, attrs, hints=hints, span=self.span)
         results = root.ambient[key]
         return results[0] if len(results) == 1 else results
 
@@ -378,7 +413,8 @@ class StepBuilder:
 
 @dataclass(slots=True)
 class Tap:
-    """The states of an encoder that are its output: after so many layers, counted from the end where negative."""
+    """The states of an encoder that are its output: after so many layers, counted from the end
+    where negative."""
 
     layers: tuple[int, ...]
     span: Span | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vlmspec.compiler.emit.names import class_names, config_class
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param, Program
+from vlmspec.compiler.ops import OPS
 from vlmspec.diagnostics.model import Diagnostics, Label, Span
 from vlmspec.report.accounting import MAX_ELEMENTS, MAX_PARAMETERS, count, count_module, numel
 
@@ -32,6 +33,12 @@ def stored_tensors(program: Program, most_layers: int | None = None) -> Iterator
         most_layers: how many layers of each stack are looked at; all if not given.
     """
     yield from _stored(program, program.entry, "", (), most_layers)
+
+
+def stored_names(program: Program) -> list[str]:
+    """How the names of tensors end that checkpoints may hold although the program computes them."""
+    nodes = [node for graph in program.graphs.values() for node in graph.nodes]
+    return list(dict.fromkeys(name for node in nodes for name in OPS[node.op].stored))
 
 
 def _stored(
@@ -64,6 +71,16 @@ def _tensors_of(
 ) -> Iterator[Stored]:
     shape = tuple(dim.value(program.sizes) for dim in param.shape)  # pyright: ignore[reportArgumentType]
     path = f"{name}.{param.name}" if param.name else name
+    if param.permute:
+        order = sorted(range(len(shape)), key=param.permute.__getitem__)
+        shape = tuple(shape[i] for i in order)
+    if param.stack is not None:
+        piece = (shape[1] // len(param.keys), *shape[2:])
+        for index in range(param.stack.value(program.sizes)):  # pyright: ignore[reportArgumentType]
+            for key in param.keys:
+                key = _indexed(key, indices).replace("*", str(index))
+                yield Stored(key, piece, path, param, module.span)
+        return
     for number, key in enumerate(param.keys):
         first = shape[:1]
         if param.sizes:
@@ -149,4 +166,4 @@ def check_classes(
         owners[name] = owner
 
 
-__all__ = ["Stored", "check_classes", "check_program", "stored_tensors"]
+__all__ = ["Stored", "check_classes", "check_program", "stored_names", "stored_tensors"]

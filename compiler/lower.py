@@ -1,6 +1,6 @@
 """From a validated spec to a program: components in order, each one's body step by step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -18,7 +18,7 @@ from vlmspec.compiler.builder import (
     Tap,
     Weights,
 )
-from vlmspec.compiler.ir.dim import Dim
+from vlmspec.compiler.ir.dim import Dim, check_name
 from vlmspec.compiler.ir.graph import Module, Param, Program, Value
 from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
@@ -142,7 +142,8 @@ class Lowering:
     def _chosen_part(
         self, name: str, kind: str, given: FromConfig, prefix: str, tree: MapNode
     ) -> str:
-        """The part that config.json, the variant or the default names, as an option of the component."""
+        """The part that config.json, the variant or the default names, as an option of the
+        component."""
         full, span = f"{name}.{kind}", tree.items[kind][1].span
         self.settings.declare(Setting(full, given, span, prefix, option=True))
         op = self.settings.option(full)
@@ -256,6 +257,8 @@ class Lowering:
             full = f"{component}.{short}" if short is not None else component
             if full in self.settings.settings or component in self.settings.opaque:
                 continue
+            if short in self._names_of_part(component, values):
+                continue
             path = ("variants", variant, component) + (() if short is None else (short,))
             near = suggest(full, self._settable(full))
             given = {component, *components_of(self.settings.settings)}
@@ -265,8 +268,19 @@ class Lowering:
             message = f"variant `{variant}` sets `{full}`, but no size or option is called so"
             self.diagnostics.error("VS310", message, span, help=mend)
 
+    def _names_of_part(self, component: str, values: Any) -> Collection[str]:
+        """What the part has that these values of a variant choose, where the spec leaves the
+        choice."""
+        for kind in KINDS:
+            setting = self.settings.settings.get(f"{component}.{kind}")
+            if setting is not None and isinstance(values, dict):
+                part = load_part(str(values.get(kind, setting.default)), self.spec.folder)
+                return (*part.document.sizes, *part.document.options) if part else ()
+        return ()
+
     def _settable(self, name: str) -> list[str]:
-        """Sizes and options that `name` may have meant: those of its component, if there is such a one."""
+        """Sizes and options that `name` may have meant: those of its component, if there is such a
+        one."""
         owner = name.partition(".")[0]
         own = [n for n in self.settings.settings if n.startswith(f"{owner}.")]
         own = own or [n for n in self.settings.settings if suggest(name, [n])]
@@ -394,6 +408,8 @@ class Lowering:
                     type = replace(type, optional=frozenset({name}))
                 else:
                     type = replace(type, nullable=True)
+            if kind == "text":
+                self.root.prefix = name.removesuffix("input_ids") if name != "input_ids" else ""
             self.values[name] = self.root.input(name, type)
         for name, parameter in self.architecture.parameters.items():
             self._declare_parameter(name, parameter)
@@ -419,13 +435,9 @@ class Lowering:
 
     def _input_dim(self, name: str, value: int | str, group: str = "inputs") -> Dim:
         """A dimension of a declared input: a size of the spec, or a new name for what varies."""
-        if (
-            group == "inputs"
-            and isinstance(value, str)
-            and value.isidentifier()
-            and value not in self.settings.settings
-        ):
-            return Dim.sym(value)
+        is_new = isinstance(value, str) and value not in self.settings.settings
+        if group == "inputs" and is_new and check_name(str(value)) is None:
+            return Dim.sym(str(value))
         try:
             return Scope(self.settings, "").size(value)
         except PydanticCustomError as error:
@@ -509,14 +521,12 @@ class Lowering:
         results = self._results(place, step, result)
         builder.drop_unread_inputs(start, *results.values())
         names = [name.rpartition(".")[2] for name in results]
-        values = call_results(
-            self.root, builder, given, list(results.values()), place.name, names
-        )
+        values = call_results(self.root, builder, given, list(results.values()), place.name, names)
         self.values |= dict(zip(results, values, strict=True))
         return values[0]
 
     def _results(self, place: Place, step: StepBuilder, result: Value) -> dict[str, Value]:
-        """What a component gives: its last value, and the named ones that are outputs of the model."""
+        """What a component gives: its last value, and the named ones that the model gives."""
         outputs = [o for o in self.architecture.outputs.values() if o.startswith(f"{place.name}.")]
         found = {name: step.value(name.partition(".")[2]) for name in dict.fromkeys(outputs)}
         read = {o for name in self.architecture.graph for o in self.operands(name).values()}
@@ -525,7 +535,8 @@ class Lowering:
         return found
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
-        """An op alone computes with one stream of vectors; a part may embed ids and read several."""
+        """An op alone computes with one stream of vectors; a part may embed ids and read
+        several."""
         if place.part is not None:
             return
         span = self.spec.span("graph", place.name, "from")
@@ -544,16 +555,19 @@ class Lowering:
             self.program.fail("VS217", message, span, mend)
 
     def _lower_again(self, name: str, other: str) -> Value:
-        """Call another component's module on other inputs; what it has from the plan is planned for them."""
+        """Call another component's module on other inputs; what it has from the plan is planned for
+        them."""
         builder = self.builders[other]
         roles, others = self.operands(name), self.operands(other)
         mapping = {self.values[others[role]]: self.values[roles[role]] for role in others}
         given = {
             inner.name: mapping[outer] for inner, outer in builder.given.items() if outer in mapping
         }
+        made = [v for node in self.root.nodes for v in node.outputs]
+        planned = sorted(builder.captures, key=lambda v: made.index(v) if v in made else -1)
         given |= {
-            inner.name: self.root.planned_again(outer, mapping, name)
-            for outer, inner in builder.captures.items()
+            builder.captures[outer].name: self.root.planned_again(outer, mapping, name)
+            for outer in planned
         }
         callee = self.program.graphs[builder.name]
         operands = {v.name: given[v.name] for v in callee.inputs}
@@ -561,7 +575,7 @@ class Lowering:
         return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
     def _operand_type(self, place: Place, value: Value):
-        """A further operand's type inside the component: what may be absent may be None there, except in a head."""
+        """A further operand's type inside: what may be absent may be None there, but not in a head."""
         if isinstance(value.type, TensorType) and value.type.optional and place.kind != "head":
             return replace(value.type, nullable=True)
         return value.type
@@ -585,12 +599,13 @@ class Lowering:
         given = place.component.weights
         given = place.name if given is None else given
         prefix = self._weights_prefix(given) if isinstance(given, str) else ""
+        renames = given if isinstance(given, dict) and place.part is not None else {}
         tap = self._tap(place) if group == "body" else None
         return StepBuilder(
             builder,
             builder,
             place.name,
-            Weights(prefix, {}),
+            Weights(prefix, {}, renames),
             steps,
             builder.span,
             lower_body,
@@ -684,7 +699,8 @@ class Lowering:
     # ----------------------------------------------------------------------------- text and fusion
 
     def _embed(self, place: Place, ids: Value) -> Value:
-        """Token embeddings of `ids`, by the decoder's own `embed` steps, computed outside its body."""
+        """Token embeddings of `ids`, by the decoder's own `embed` steps, computed outside its
+        body."""
         builder = self._builder(place)
         path = f"{place.name}.embed"
         child = builder.child(path, doc="Token embeddings.", span=builder.span)
@@ -721,13 +737,17 @@ class Lowering:
             message = f"`{place.op}` has no operand `{role}`"
             self.program.fail("VS212", message, span, "it takes `text` and `image`")
         ids = operands["text"]
-        if ids.type.dtype == "int":
-            operands = operands | {"embeds": self._embed(self._reader(place), ids)}
+        if ids.type.dtype != "int":
+            span = self.spec.span("graph", place.name, "from", "text")
+            message = f"`text` of `{place.op}` must be token ids, and is {ids.type}"
+            self.program.fail("VS217", message, span, "name the input that has the ids")
+        operands = operands | {"embeds": self._embed(self._reader(place), ids)}
         step = replace(self._step(place, self.root), counts=self._visual_counts(place))
         return lower_component_step(step, place.op, place.component, operands)
 
     def _visual_counts(self, place: Place) -> dict[str, Value]:
-        """How many visual tokens each image of a stream has, where a component upstream has planned that."""
+        """How many visual tokens each image of a stream has, where a component upstream has planned
+        that."""
         found = {}
         for role, name in self.operands(place.name).items():
             while name in self.architecture.graph:
@@ -756,9 +776,10 @@ class Lowering:
     def _outputs(self) -> list[Value]:
         found = []
         for name, component in self.architecture.outputs.items():
-            if component in self.values:
+            owner = component.partition(".")[0]
+            if component in self.values and owner in self.architecture.graph:
                 found.append(self.values[component])
-            elif component.partition(".")[0] not in self.failed:
+            elif owner not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")
                 span = self.spec.span("outputs", name)
                 message = f"no component is called `{component}`"
@@ -769,7 +790,8 @@ class Lowering:
         """Ids first, then what the processor makes, then what generation passes."""
         kinds = self.architecture.input_kinds
         text = [n for n, kind in kinds.items() if kind == "text"]
-        rank = [*text, "attention_mask", "position_ids", *kinds, *INPUT_ORDER[2:]]
+        beside = [self.root.prefix + name for name in INPUT_ORDER[:2]]
+        rank = [*text, *beside, *kinds, *INPUT_ORDER[2:]]
         self.root.inputs.sort(key=lambda v: rank.index(v.name))
 
 

@@ -1,11 +1,13 @@
 """Where every size and option of a spec gets its value.
 
-In order: `--set`; the checkpoint's config.json; without a checkpoint, the chosen variant; what the spec gives its component;
-the part's default. Sizes stay names in the program, with these values beside them; options are values.
+In order: `--set`; the checkpoint's config.json; without a checkpoint, the chosen variant; what the
+    spec gives its component;
+the part's default. Sizes stay names in the program, with these values beside them; options are
+values.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -118,7 +120,8 @@ class Settings:
             setting = self.settings[name]
             value = self._given(setting)
             value = setting.default if value is MISSING else value
-            if many and isinstance(value, (list, tuple)):
+            is_list = isinstance(setting.default, tuple)
+            if isinstance(value, (list, tuple)) and (many or is_list):
                 value = tuple(value)
             elif isinstance(value, (list, tuple, dict)):
                 self._refuse(setting, "VS308", f"option `{name}` is {show(value)}, not one value")
@@ -127,6 +130,13 @@ class Settings:
                 name, setting.paths, value, setting.default, setting.map, setting.span
             )
         return self.options[name].value
+
+    def spell_out(self, pattern: tuple[str, ...], layers: tuple[str, ...]) -> None:
+        """Note which layers an option's pattern means, as a config.json lists them."""
+        for name, key in self.options.items():
+            if key.value == pattern:
+                default = layers if key.default == pattern else key.default
+                self.options[name] = replace(key, value=layers, default=default)
 
     def _resolve(self, setting: Setting) -> Dim:
         if isinstance(setting.default, (tuple, list)):
@@ -153,18 +163,25 @@ class Settings:
     def _resolve_table(self, setting: Setting) -> Dim:
         """Rows of whole numbers: no size, but a field of the config as sizes are."""
         name, given = setting.name, self._given(setting)
+        default: tuple[tuple[int, ...], ...] = ()
+        value = default
         try:
-            value = as_table(setting.default if given is MISSING else given)
+            default = as_table(setting.default)
+            value = default if given is MISSING else as_table(given)
         except ValueError as error:
-            self._refuse(setting, "VS308", f"`{name}` is {error}, not rows of whole numbers")
-            value = ()
-        default = as_table(setting.default)
+            message = f"`{name}` is {error}, not rows of whole numbers"
+            mend = (
+                "a size is one number; a table is a list of lists, as in `[[336, 672], [672, 336]]`"
+            )
+            self._refuse(setting, "VS308", message, mend)
+            return self._settle(name, 1)
         self.keys[name] = ConfigKey(name, setting.paths, value, default, span=setting.span)
         self.expressions[name] = Dim.sym(name)
         return self.expressions[name]
 
     def _foreign(self, name: str) -> Dim | None:
-        """The definition of a size that follows from other components' sizes; it stands for the size everywhere."""
+        """The definition of a size that follows from other components' sizes; it stands for the
+        size everywhere."""
         owner = name.rpartition(".")[0]
         if all(n.rpartition(".")[0] == owner for n in self.derived[name].symbols()):
             return None
@@ -239,6 +256,8 @@ class Settings:
         table = setting.map
         if table is None:
             return found
+        if isinstance(found, list):
+            return [self._mapped(setting, entry, path) for entry in found]
         key = str(found).lower() if isinstance(found, bool) else str(found)
         key = "null" if found is None else key
         if key not in table:

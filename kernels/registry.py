@@ -1,6 +1,7 @@
 """Which kernels there are, and which of them serves an op on a target.
 
-A kernel is a function or class of a family's files, copied into the packages that need it. Without one, an op is emitted as
+A kernel is a function or class of a family's files, copied into the packages that need it. Without
+one, an op is emitted as
 the torch expression that says what it means.
 """
 
@@ -18,7 +19,8 @@ class Kernel:
         name: of the function or class in the family's file.
         op: the op or module kind that it implements.
         family: folder under `kernels/`.
-        backend: `onednn` or `triton`; also the stem of its file, but for CPU kernels, which stand in `cpu.py`.
+        backend: `onednn` or `triton`; also the stem of its file, but for CPU kernels, which stand
+            in `cpu.py`.
         targets: where it runs.
         dtypes: what it computes in.
         about: why it is preferred, for `vlmspec explain`.

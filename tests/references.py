@@ -442,18 +442,20 @@ def llava_onevision(case: Case):
 @reference(
     "LlavaOnevisionForConditionalGeneration",
     mirrors="llava-hf/llava-onevision-qwen2-7b-ov-hf (video)",
-    cases=("plain",),
     note="pixel_values_videos; anyres_max_1 exercises the bilinear down-scaling of large images",
 )
 def llava_onevision_video(case: Case):
-    import torch
     from transformers.models.llava_onevision.modeling_llava_onevision import (
         image_size_to_num_patches,
     )
 
     cfg = _onevision(case, vision_aspect_ratio="anyres_max_1")
+    side = cfg.vision_config.image_size
+    grid = side // cfg.vision_config.patch_size
 
     def inputs(model):
+        if not case.n:
+            return case.prompt([])
         vis = _anyres(case, cfg, image_size_to_num_patches)
         counts = pooled_counts(
             model.get_image_features(
@@ -463,15 +465,13 @@ def llava_onevision_video(case: Case):
                 vision_feature_select_strategy="full",
             )
         )
-        video = case.normal(1, 3, 3, 28, 28)
-        tokens = 3 * math.ceil(4 / 2) ** 2 + 1
-        out = case.prompt([[IMG] * counts[0], [IMG] * counts[1] + case.text(2) + [VID] * tokens])
-        return {
-            **out,
-            **vis,
-            "pixel_values_videos": video,
-            "image_sizes_videos": torch.tensor([[28, 28]]),
-        }
+        blocks = [[IMG] * count for count in counts]
+        # A video follows the last image of each row.
+        last = [row[-1] for row in case.rows if row]
+        video = case.normal(len(last), 3, 3, side, side)
+        for i in last:
+            blocks[i] += case.text(2) + [VID] * (3 * math.ceil(grid / 2) ** 2 + 1)
+        return {**case.prompt(blocks), **vis, "pixel_values_videos": video}
 
     return cfg, inputs
 
@@ -481,24 +481,29 @@ def pixtral_llava(case: Case):
     import torch
     from transformers import LlavaConfig, PixtralVisionConfig
 
-    vision = PixtralVisionConfig(
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=64,
-        patch_size=8,
-    )
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
+    vision = PixtralVisionConfig(**{**sizes, **case.sizes.get("vision", {})})
     cfg = LlavaConfig(
         vision_config=vision,
-        text_config=decoder("mistral", head_dim=24, sliding_window=None),
+        text_config=decoder(
+            "mistral", **{"head_dim": 24, "sliding_window": None, **case.sizes.get("text", {})}
+        ),
         image_token_index=IMG,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
 
     def inputs(model):
-        sizes = [(24, 40), (32, 16), (16, 48)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        sizes = [(24, 40), (32, 16), (16, 48), (8, 8)][: case.n]
         pixels = torch.zeros(case.n, 3, max(h for h, _ in sizes), max(w for _, w in sizes))
         for i, (h, w) in enumerate(sizes):
             pixels[i, :, :h, :w] = case.normal(3, h, w)
@@ -639,46 +644,52 @@ def mllama(case: Case):
     from transformers import MllamaConfig
     from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
-    vision = MllamaVisionConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_global_layers=2,
-        attention_heads=4,
-        intermediate_size=80,
-        vision_output_dim=48 * 3,
-        image_size=28,
-        patch_size=7,
-        intermediate_layers_indices=[0, 2],
-        max_num_tiles=4,
-    )
-    text = MllamaTextConfig(
-        vocab_size=IMG,
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=112,
-        cross_attention_layers=[1, 3],
-        max_position_embeddings=512,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    )
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_global_layers": 2,
+        "attention_heads": 4,
+        "intermediate_size": 80,
+        "image_size": 28,
+        "patch_size": 7,
+        "intermediate_layers_indices": [0, 2],
+        "max_num_tiles": 4,
+    } | case.sizes.get("vision", {})
+    taps = len(sizes["intermediate_layers_indices"])
+    vision = MllamaVisionConfig(vision_output_dim=sizes["hidden_size"] * (taps + 1), **sizes)
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    sizes = {
+        "vocab_size": IMG,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 112,
+        "cross_attention_layers": [1, 3],
+        "max_position_embeddings": 512,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "rope_parameters": rope,
+    }
+    text = MllamaTextConfig(**sizes | case.sizes.get("text", {}))
     cfg = MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMG)
 
     def inputs(model):
-        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7}
-        ratios = [(1, 2), (1, 1), (3, 1)][: case.n]
+        if not case.n:
+            return case.prompt([])
+        ratio_ids = {(1, 2): 2, (1, 1): 1, (3, 1): 7, (2, 2): 6}
+        ratios = [(1, 2), (1, 1), (3, 1), (2, 2)][: case.n]
+        side = vision.image_size
         per_row = max(map(len, case.rows))
-        pixels = torch.zeros(len(case.rows), per_row, 4, 3, 28, 28)
+        pixels = torch.zeros(len(case.rows), per_row, 4, 3, side, side)
         ids = torch.zeros(len(case.rows), per_row, dtype=torch.long)
         tiles = torch.zeros(len(case.rows), per_row, 4, dtype=torch.long)
         tiles[:, :, 0] = 1  # a missing image still has its first tile "valid"
@@ -686,7 +697,7 @@ def mllama(case: Case):
         for r, images in enumerate(case.rows):
             for k, i in enumerate(images):
                 n = ratios[i][0] * ratios[i][1]
-                pixels[r, k, :n] = case.normal(n, 3, 28, 28)
+                pixels[r, k, :n] = case.normal(n, 3, side, side)
                 ids[r, k], valid[r][k] = ratio_ids[ratios[i]], n
                 tiles[r, k, :n] = 1
         out = case.prompt([1] * case.n)
@@ -716,25 +727,33 @@ def _idefics_images(case: Case, size: int, patch: int, sizes):
     return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
 
-def _idefics3(case: Case, config_class, vision_class, text):
+def _idefics3(case: Case, config_class, vision_class, text, factor: int = 2):
+    given = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        **case.sizes.get("vision", {}),
+    }
     cfg = config_class(
-        vision_config=vision_class(
-            hidden_size=48,
-            intermediate_size=80,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=32,
-            patch_size=8,
-        ),
+        vision_config=vision_class(**given),
         text_config=text,
         image_token_id=IMG,
-        scale_factor=2,
+        scale_factor=factor,
         tie_word_embeddings=False,
     )
+    side = given["image_size"]
+    tokens = (side // given["patch_size"] // factor) ** 2
 
     def inputs(model):
-        vis = _idefics_images(case, 32, 8, [(32, 24), (16, 32), (32, 32)])
-        return {**case.prompt([[START, *[IMG] * 4, END]] * case.n), **vis}
+        if not case.n:
+            return case.prompt([])
+        patch = given["patch_size"]
+        sizes = [(side, side - patch), (side // 2 + 1, side), (side, side), (side - patch - 1, 3)]
+        vis = _idefics_images(case, side, patch, sizes)
+        return {**case.prompt([[START, *[IMG] * tokens, END]] * case.n), **vis}
 
     return cfg, inputs
 
@@ -744,9 +763,8 @@ def idefics3(case: Case):
     from transformers import Idefics3Config
     from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
-    return _idefics3(
-        case, Idefics3Config, Idefics3VisionConfig, decoder("llama", rms_norm_eps=1e-5)
-    )
+    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
+    return _idefics3(case, Idefics3Config, Idefics3VisionConfig, text)
 
 
 @reference("SmolVLMForConditionalGeneration", mirrors="HuggingFaceTB/SmolVLM2-2.2B-Instruct")
@@ -754,7 +772,9 @@ def smolvlm(case: Case):
     from transformers import SmolVLMConfig
     from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
-    return _idefics3(case, SmolVLMConfig, SmolVLMVisionConfig, decoder("llama", rms_norm_eps=1e-5))
+    case.sizes.setdefault("vision", {"image_size": 36, "patch_size": 6})
+    text = decoder("llama", **{"rms_norm_eps": 1e-5, **case.sizes.get("text", {})})
+    return _idefics3(case, SmolVLMConfig, SmolVLMVisionConfig, text, factor=3)
 
 
 def _internvl(case: Case, norm: str, qk: bool, bias: bool, text: str):
@@ -1027,16 +1047,18 @@ def video_llama3(case: Case):
             hidden_size=48,
             intermediate_size=80,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            patch_size=7,
+            **{"num_attention_heads": 4, "patch_size": 7, **case.sizes.get("vision", {})},
         ),
-        text_config=decoder("qwen2"),
+        text_config=decoder("qwen2", **case.sizes.get("text", {})),
         image_token_id=IMG,
         video_token_id=VID,
+        **case.sizes.get("model", {}),
     )
 
     def inputs(model):
-        merge = [1, 2, 1][: case.n]
+        if not case.n:
+            return case.prompt([])
+        merge = [1, 2, 1, 2][: case.n]
         vis, grid = patch_rows(case, QWEN_SIZES[: case.n], 3 * 7 * 7)
         blocks = [t * h * w // m**2 for (t, h, w), m in zip(QWEN_SIZES, merge, strict=False)]
         return {
@@ -1160,44 +1182,48 @@ def blip_retrieval(case: Case):
 
 
 def _qformer(**kw):
-    return dict(
-        vocab_size=VOCAB,
-        hidden_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=72,
-        cross_attention_frequency=2,
-        max_position_embeddings=64,
-        encoder_hidden_size=48,
-        pad_token_id=PAD,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 72,
+        "cross_attention_frequency": 2,
+        "max_position_embeddings": 64,
+        "encoder_hidden_size": 48,
+        "pad_token_id": PAD,
+    }
+    return {**sizes, **kw}
 
 
 def _instructblip(case: Case, text):
     from transformers import InstructBlipConfig
 
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    } | case.sizes.get("vision", {})
+    queries = case.sizes.get("queries", {}).get("num_query_tokens", 5)
+    qformer = {"encoder_hidden_size": vision["hidden_size"], **case.sizes.get("qformer", {})}
     cfg = InstructBlipConfig(
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 28,
-            "patch_size": 7,
-        },
-        qformer_config=_qformer(),
+        vision_config=vision,
+        qformer_config=_qformer(**qformer),
         text_config=text,
-        num_query_tokens=5,
+        num_query_tokens=queries,
         image_token_index=IMG,
     )
 
     def inputs(model):
         case.one_per_row()
+        side = vision["image_size"]
         question = case.prompt([[], []], pad_side="right")
         out = {
-            **case.prompt([5, 5], bos=False),
-            "pixel_values": case.normal(2, 3, 28, 28),
+            **case.prompt([queries, queries], bos=False),
+            "pixel_values": case.normal(2, 3, side, side),
             "qformer_input_ids": question["input_ids"],
             "qformer_attention_mask": question["attention_mask"],
         }
@@ -1217,21 +1243,20 @@ def _decoder_ids(case: Case) -> dict:
 def _t5(**kw):
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(
-        "t5",
-        vocab_size=VOCAB,
-        d_model=64,
-        d_kv=12,
-        d_ff=112,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        decoder_start_token_id=PAD,
-        tie_word_embeddings=False,
-        **kw,
-    )
+    sizes = {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "d_kv": 12,
+        "d_ff": 112,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "decoder_start_token_id": PAD,
+        "tie_word_embeddings": False,
+    }
+    return AutoConfig.for_model("t5", **{**sizes, **kw})
 
 
 def _opt():
@@ -1254,14 +1279,14 @@ def _opt():
 
 @reference("InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-vicuna-7b")
 def instructblip_vicuna(case: Case):
-    return _instructblip(case, decoder("llama"))
+    return _instructblip(case, decoder("llama", **case.sizes.get("text", {})))
 
 
 @reference(
     "InstructBlipForConditionalGeneration", mirrors="Salesforce/instructblip-flan-t5-xl", untie=True
 )
 def instructblip_t5(case: Case):
-    return _instructblip(case, _t5())
+    return _instructblip(case, _t5(**case.sizes.get("text", {})))
 
 
 @reference("Kosmos2ForConditionalGeneration", mirrors="microsoft/kosmos-2-patch14-224")
@@ -1310,30 +1335,26 @@ def kosmos2(case: Case):
 def fuyu(case: Case):
     from transformers import FuyuConfig
 
-    text = decoder(
-        "persimmon",
-        hidden_act="relu2",
-        qk_layernorm=True,
-        layer_norm_eps=1e-5,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 25000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    )
+    given = {"hidden_act": "relu2", "qk_layernorm": True, "layer_norm_eps": 1e-5}
+    given["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 25000.0,
+        "partial_rotary_factor": 0.5,
+    }
+    text = decoder("persimmon", **{**given, **case.sizes.get("text", {})})
+    side = case.sizes.get("patch", {}).get("size", 10)
     cfg = FuyuConfig(
-        text_config=text, image_size=40, patch_size=10, num_channels=3, image_token_id=IMG
+        text_config=text, image_size=40, patch_size=side, num_channels=3, image_token_id=IMG
     )
 
     def inputs(model):
-        grids = [(2, 3), (3, 1), (1, 2)][: case.n]
-        blocks = [
-            ([IMG] * w + [START]) * h for h, w in grids
-        ]  # a newline token closes each patch row
-        return {
-            **case.prompt(blocks),
-            "pixel_values": case.normal(1, sum(h * w for h, w in grids), 10 * 10 * 3),
-        }
+        grids = [(2, 3), (3, 1), (1, 2), (2, 2)][: case.n]
+        # A newline token closes each row of patches.
+        prompt = case.prompt([([IMG] * w + [START]) * h for h, w in grids])
+        patches = sum(h * w for h, w in grids)
+        if not patches:
+            return prompt
+        return {**prompt, "pixel_values": case.normal(1, patches, side * side * 3)}
 
     return cfg, inputs
 

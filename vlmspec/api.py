@@ -224,7 +224,7 @@ def _describe(built: Built, options: Mapping[str, Any], request: Mapping[str, An
     loaded = built.loaded
     architecture = loaded.document
     kinds, titles, parts = {}, {}, {}
-    model_types = {"model_type": architecture.model_type} if architecture.model_type else {}
+    model_types = {"model_type": name for name in architecture.model_types[:1]}  # noqa: B035
     for name, component in architecture.graph.items():
         ((kind, op),) = component.kinds
         kinds[name] = kind

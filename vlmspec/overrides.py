@@ -54,10 +54,11 @@ def _fits(
     loaded: Loaded[Architecture], data: Mapping[str, Any], config: Path, found: Diagnostics
 ) -> bool:
     """Whether a config.json is one of this architecture."""
-    ours, theirs = loaded.document.model_type, data.get("model_type")
-    if not ours or not theirs or theirs == ours:
+    ours, theirs = loaded.document.model_types, data.get("model_type")
+    if not ours or not theirs or theirs in ours:
         return True
-    message = f"the config is of model type {quote(str(theirs))}, and this spec is for `{ours}`"
+    listed = " or ".join(f"`{name}`" for name in ours)
+    message = f"the config is of model type {quote(str(theirs))}, and this spec is for {listed}"
     mend = "use the spec of that architecture; `vlmspec list` shows those that are shipped"
     expected = [Label(loaded.span("model_type"), "expected by the spec")]
     found.error("VS406", message, config_span(config, "model_type"), "", mend, secondary=expected)

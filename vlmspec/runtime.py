@@ -10,7 +10,8 @@ from types import ModuleType
 def import_package(path: Path) -> ModuleType:
     """Import the package in folder `path` under a name of its own.
 
-    Two packages of one name, or two compilations of one spec, stay apart: the module's name carries a digest of the
+    Two packages of one name, or two compilations of one spec, stay apart: the module's name carries
+        a digest of the
     folder and of its manifest.
     """
     path = path.resolve()

@@ -123,7 +123,11 @@ def load_reference(checkpoint: str | Path, **options: Any) -> Any:
     for name in AUTO_CLASSES:
         auto = getattr(transformers, name, None)
         if auto is not None and type(config) in auto._model_mapping:
-            return auto.from_pretrained(checkpoint, **options).eval()
+            model = auto.from_pretrained(checkpoint, **options).eval()
+            if hasattr(model, "set_experts_implementation"):
+                with contextlib.suppress(ValueError):  # the model has no experts
+                    model.set_experts_implementation("eager")  # the others take no float64
+            return model
     raise _unknown(checkpoint, transformers.__version__)
 
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlmspec.compiler.checks import Stored, stored_tensors
+from vlmspec.compiler.checks import Stored, stored_names, stored_tensors
 from vlmspec.compiler.ir.graph import Program
 from vlmspec.diagnostics.model import Diagnostics, Source
 from vlmspec.hf_config import Shape, checkpoint_tensors
@@ -33,7 +33,8 @@ def check_weights(program: Program, folder: Path, found: Diagnostics) -> None:
     named = {_spell(tensor.key, spelling): tensor for tensor in reversed(expected)}
     required = {key: tensor for key, tensor in named.items() if not tensor.param.tied}
     missing = [key for key in reversed(required) if key not in present]
-    unexpected = [key for key in present if key not in named and not key.endswith(IGNORED)]
+    ignored = (*IGNORED, *(f".{name}" for name in stored_names(program)))
+    unexpected = [key for key in present if key not in named and not key.endswith(ignored)]
     _report_missing(missing, unexpected, required, folder, found)
     _report_unexpected(unexpected, missing, folder, found)
     _report_shapes(named, present, folder, found)

@@ -1,5 +1,7 @@
-"""The config classes of the emitted package: the sizes, how config.json gives them, and what must agree with it."""
+"""The config classes of the emitted package: the sizes, how config.json gives them, and what must
+agree with it."""
 
+import itertools
 import json
 from contextlib import suppress
 from typing import Any
@@ -52,6 +54,7 @@ class ConfigEmitter:
             cls = config_class(name)
             lines.append(f"    {name}: {cls} = field(default_factory={cls})")
         lines += [self._field(key) for key in self.own("")]
+        lines += self._properties("")
         lines += ["", "    @classmethod", '    def from_json(cls, data: dict) -> "Config":']
         lines += [
             '        """Read the sizes from a checkpoint\'s config.json.',
@@ -63,10 +66,11 @@ class ConfigEmitter:
         ]
         lines += ['        """']
         for key in self.options:
-            accepted = ", ".join(literal(v) for v in _raw_values(key, key.value))
+            values = [literal(v) for v in _raw_values(key, key.value)]
+            accepted = ", ".join(values) + ("," if len(values) == 1 else "")
             default = _raw_values(key, key.default)[0]
             lines += _call(
-                "check_choice", ["data", _paths(key), f"({accepted},)", literal(default)], ""
+                "check_choice", ["data", _paths(key), f"({accepted})", literal(default)], ""
             )
         lines += self._reads("")
         lines.append("        return cls(")
@@ -148,8 +152,26 @@ def _paths(key: ConfigKey) -> str:
 
 
 def literal(value: Any) -> str:
-    """Python source of a plain value; a text in double quotes, with whatever could end it escaped."""
+    """Python source of a plain value; a text in double quotes, with whatever could end it
+    escaped."""
+    if isinstance(value, list):
+        return _list_literal(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _list_literal(values: list[Any]) -> str:
+    """Source text of a list; its repetitions are written as products."""
+    total = len(values)
+    for length in range(1, total // 2 + 1):
+        times, rest = divmod(total, length)
+        if not rest and values == values[:length] * times:
+            part = _list_literal(values[:length])
+            return f"({part}) * {times}" if " * " in part else f"{part} * {times}"
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(values)]
+    if all(count == 1 for _, count in runs):
+        return f"[{', '.join(map(literal, values))}]"
+    pieces = [f"[{literal(value)}]" + (f" * {n}" if n > 1 else "") for value, n in runs]
+    return " + ".join(pieces)
 
 
 def _call(fn: str, arguments: list[str], head: str) -> list[str]:
@@ -158,7 +180,9 @@ def _call(fn: str, arguments: list[str], head: str) -> list[str]:
 
 def _raw_values(key: ConfigKey, value: Any) -> list[Any]:
     """What config.json may say to mean `value`."""
-    value = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        columns = [_raw_values(key, entry) for entry in value] if key.map else [value]
+        return [list(row) for row in zip(*columns, strict=False)] if key.map else [list(value)]
     if not key.map:
         return [value]
     found = [_raw(text) for text, meant in key.map.items() if meant == value]

@@ -38,14 +38,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """Two operands and an operator; operands that are themselves binary are put in parentheses."""
+    """Two operands and an operator; operands that bind no tighter are put in parentheses."""
 
     op: str
     left: "Expr"
     right: "Expr"
 
     def flat(self) -> str:
-        return f"{grouped(self.left)} {self.op} {grouped(self.right)}"
+        return f"{self._side(self.left)} {self.op} {self._side(self.right)}"
+
+    def _side(self, expr: "Expr") -> str:
+        tighter = isinstance(expr, Binary) and (self.op, expr.op) == ("+", "*")
+        return expr.flat() if tighter else grouped(expr)
 
     @property
     def depth(self) -> int:
@@ -82,6 +86,6 @@ def statement(target: str, expr: Expr, indent: int) -> str:
 
 def slice_text(first: str, last: str) -> str:
     """The inside of a slice, spaced as the formatter does."""
-    if not any(" " in bound for bound in (first, last)):
+    if all(bound.lstrip("-").isalnum() or not bound for bound in (first, last)):
         return f"{first}:{last}"
     return f"{first} : {last}".strip()

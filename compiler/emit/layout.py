@@ -1,4 +1,5 @@
-"""Lines as the formatter would break them. Emitters write one statement a line; this module wraps what is too long."""
+"""Lines as the formatter would break them. Emitters write one statement a line; this module wraps
+what is too long."""
 
 from collections.abc import Iterable
 
@@ -7,7 +8,8 @@ OPEN, CLOSE = "([{", ")]}"
 
 
 def layout(lines: Iterable[str]) -> list[str]:
-    """Wrap every statement that is wider than the page; docstrings and comments stay as they are."""
+    """Wrap every statement that is wider than the page; docstrings and comments stay as they
+    are."""
     found: list[str] = []
     inside = False
     for line in lines:
@@ -55,7 +57,8 @@ def split_top(text: str) -> list[str]:
 
 
 def _last_bracket(code: str) -> tuple[int, int]:
-    """Where the last outermost bracket pair with something in it opens and closes; (-1, -1) if there is none."""
+    """Where the last outermost bracket pair with something in it opens and closes; (-1, -1) if
+    there is none."""
     stack: list[int] = []
     found = (-1, -1)
     for index, _, character in _scan(code):
@@ -69,7 +72,8 @@ def _last_bracket(code: str) -> tuple[int, int]:
 
 
 def _scan(text: str):
-    """Yield (index, depth, character) for every character outside of strings; a bracket has its outer depth."""
+    """Yield (index, depth, character) for every character outside of strings; a bracket has its
+    outer depth."""
     depth, quote, skip = 0, "", False
     for index, character in enumerate(text):
         if quote:

@@ -1,6 +1,7 @@
 """Definitions of the kernel library, cut out of its source files for an emitted package.
 
-The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs no torch.
+The library's files are ordinary tested Python; nothing of them is imported here, so compiling needs
+no torch.
 """
 
 import ast
@@ -19,14 +20,22 @@ FILES = (
     "positions/reference.py",
     "packed/reference.py",
     "attention/reference.py",
+    "recurrence/reference.py",
+    "latent/reference.py",
+    "moe/reference.py",
     "splice/reference.py",
     "contrastive/reference.py",
+    "tiles/reference.py",
+    "cross_attention/reference.py",
+    "relative_bias/reference.py",
     "spatial/reference.py",
+    "patches/reference.py",
     "anyres/reference.py",
+    "frames/reference.py",
 )
 STANDARD = ("itertools", "math")
-ABSTRACT = ("Iterable", "Iterator")
-STATES = ("Cache", "KVCache")
+ABSTRACT = ("Callable", "Iterable", "Iterator")
+STATES = ("Cache", "KVCache", "RecurrentState")
 TORCH_IMPORTS = (
     ("torch", "import torch"),
     ("F", "import torch.nn.functional as F"),
@@ -68,7 +77,7 @@ def _name(node: ast.stmt) -> str | None:
 
 def _definition(name: str, node: ast.stmt, text: str) -> Definition:
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    # The caches' classes live in a file of their own, which the library cannot import.
+    # The classes of states live in a file of their own, which the library cannot import.
     for state in STATES:
         source = source.replace(f'"{state} | None"', f"{state} | None")
     mentions = frozenset(n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name))

@@ -1,11 +1,14 @@
 """The classes of the emitted package: one for each graph, innermost first."""
 
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from vlmspec.compiler.emit.expr import Call, call, statement
 from vlmspec.compiler.emit.layout import fill
-from vlmspec.compiler.emit.names import ConfigUse, config_class
+from vlmspec.compiler.emit.names import LAYER, ConfigUse, config_class
 from vlmspec.compiler.emit.scope import Scope
+from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Program, Value
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops import MODULE_KINDS, OPS
@@ -13,7 +16,6 @@ from vlmspec.diagnostics.text import printable
 
 ANNOTATIONS = {
     "cache": "Cache | None",
-    "kv": "KVCache | None",
     "host_int": "int",
     "runs": "tuple[tuple[int, int], ...]",
 }
@@ -50,7 +52,7 @@ class ModuleEmitter:
         if graph.span is not None:
             place = f"{printable(graph.span.source.name)}:{graph.span.line}"
             lines.append(f"    # spec: {graph.name} ({place})")
-        lines += self._init(graph, scope.uses_config)
+        lines += self._init(graph, scope.uses_config, scope.uses_layer)
         signature = self.signature(graph)
         lines += ["", *signature, *body]
         return lines
@@ -73,14 +75,17 @@ class ModuleEmitter:
 
     # ---------------------------------------------------------------------------------------- init
 
-    def _init(self, graph: Graph, keep_config: bool) -> list[str]:
+    def _init(self, graph: Graph, keep_config: bool, keep_layer: bool = False) -> list[str]:
         owner = self.configs.owner[graph.name]
+        layer = f", {LAYER}: int" if self.configs.needs_layer(graph.name) else ""
         lines = [
-            f"    def __init__(self, config: {config_class(owner)}):",
+            f"    def __init__(self, config: {config_class(owner)}{layer}):",
             "        super().__init__()",
         ]
         if keep_config:
             lines.append("        self.config = config")
+        if keep_layer:
+            lines.append(f"        self.{LAYER} = {LAYER}")
         scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels, root="config")
         for module in graph.modules:
             lines += self._construct(graph, module, scope)
@@ -89,18 +94,21 @@ class ModuleEmitter:
     def _construct(self, graph: Graph, module: Module, scope: Scope) -> list[str]:
         target = f"self.{module.name}"
         if module.kind in ("graph", "repeat"):
-            made = self._made(graph, module.graphs[0])
             if module.kind == "graph":
-                return [f"        {target} = {made}"]
+                return [f"        {target} = {self._made(graph, module.graphs[0], LAYER)}"]
             count = scope.dim(module.attrs.count)
             if len(module.graphs) > 1:
                 return self._construct_kinds(graph, module, target, count)
-            expr: Call = call("nn.ModuleList", f"{made} for _ in range({count})")
+            made = self._made(graph, module.graphs[0])
+            index = "i" if self.configs.needs_layer(module.graphs[0]) else "_"
+            expr: Call = call("nn.ModuleList", f"{made} for {index} in range({count})")
             return [statement(target, expr, 8)]
         return [statement(target, MODULE_KINDS[module.kind].construct(module, scope), 8)]
 
-    def _made(self, graph: Graph, child: str) -> str:
-        return f"{self.classes[child]}({self.configs.hand_down(graph.name, child, 'config')})"
+    def _made(self, graph: Graph, child: str, index: str = "i") -> str:
+        layer = f", {index}" if self.configs.needs_layer(child) else ""
+        config = self.configs.hand_down(graph.name, child, "config")
+        return f"{self.classes[child]}({config}{layer})"
 
     def _construct_kinds(self, graph: Graph, module: Module, target: str, count: str) -> list[str]:
         """A stack of layers of several kinds, built one by one."""
@@ -119,15 +127,18 @@ class ModuleEmitter:
 
     def signature(self, graph: Graph, entry: bool = False, plan: bool = False) -> list[str]:
         """The `def forward` of a graph's class."""
-        arguments = ["self", *(self._argument(v, entry) for v in graph.inputs)]
+        arguments = ["self", *(self._argument(v, entry, graph) for v in graph.inputs)]
         arguments += ["plan: Plan | None = None"] if plan else []
         kinds = [_annotation(value) for value in graph.outputs]
         result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
         result = "Output" if entry else result
         return [f"    def forward({', '.join(arguments)}) -> {result}:"]
 
-    def _argument(self, value: Value, entry: bool) -> str:
+    def _argument(self, value: Value, entry: bool, graph: Graph | None = None) -> str:
         text = f"{value.name}: {_annotation(value)}"
+        if value.type == StateType("kv") and graph is not None:
+            state = layer_state(self.program, graph.name, str)
+            text = f"{value.name}: {state.fn if state else 'Any'} | None"
         optional = bool(value.type.optional) or "None" in text
         if entry and isinstance(value.type, StateType) and value.type.kind == "host_int":
             return f"{text} = 0"
@@ -136,13 +147,13 @@ class ModuleEmitter:
     def _forward(self, graph: Graph) -> tuple[list[str], Scope]:
         scope = Scope(graph, self.configs, OPS, self.helpers, self.kernels)
         scope.start()
-        for index in range(len(graph.nodes)):
-            scope.emit(index)
+        self._emit_guarded(scope, list(range(len(graph.nodes))), set())
         scope.finish()
         return scope.lines, scope
 
     def entry_forward(self, outputs: dict[str, Value]) -> tuple[list[str], Scope]:
-        """The forward of the whole model: what depends on an optional input stands under one `if`."""
+        """The forward of the whole model: what depends on an optional input stands under one
+        `if`."""
         graph = self.program.graphs[self.program.entry]
         scope = self._entry_scope(graph)
         fields = self.plan_fields()
@@ -169,30 +180,41 @@ class ModuleEmitter:
         """
         graph = scope.graph
         guard: frozenset[str] = frozenset()
+        mark, absent = 0, []
         for position, index in enumerate(nodes):
             needed = _needed(graph.nodes[index])
             scope.indent = 8
+            if needed != guard:
+                self._close_guard(scope, mark, absent)
+                absent = []
             if needed != guard and needed:
-                group = [
-                    graph.nodes[i] for i in nodes[position:] if _needed(graph.nodes[i]) == needed
-                ]
-                for name in self._absent(graph, group, kept):
-                    scope.block(f"{name} = None")
+                rest = (graph.nodes[i] for i in nodes[position:])
+                group = list(takewhile(lambda n, now=needed: _needed(n) == now, rest))
+                absent = self._absent(graph, group, kept)
+                scope.settle()
+                mark = len(scope.lines)
                 test = " and ".join(f"{name} is not None" for name in sorted(needed))
                 scope.block(f"if {test}:")
             scope.indent = 12 if needed else 8
             guard = needed
             scope.emit(index)
+        self._close_guard(scope, mark, absent)
         scope.indent = 8
 
-    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[str]:
-        """Names of the group's results that somebody outside of it may read."""
+    def _close_guard(self, scope: Scope, mark: int, absent: list[Value]) -> None:
+        """Before an `if` whose end is reached, say what its results are without it."""
+        lines = [f"        {scope.names[value]} = None" for value in absent]
+        scope.lines[mark:mark] = lines
+
+    def _absent(self, graph: Graph, group: list[Node], kept: set[Value]) -> list[Value]:
+        """The group's results that somebody outside of it may read."""
         inside = {id(n) for n in group}
         found = []
-        for value in (v for n in group for v in n.outputs if _may_be_absent(v)):
+        alone = [n for n in group if not OPS[n.op].joins]
+        for value in (v for n in alone for v in n.outputs if _may_be_absent(v)):
             read = any(id(n) not in inside for n in graph.readers(value))
             if read or value in kept or value in graph.outputs:
-                found.append(value.name)
+                found.append(value)
         return found
 
     # ---------------------------------------------------------------------------------------- plan
@@ -213,7 +235,8 @@ class ModuleEmitter:
         return [v for v in graph.inputs if v in read or v.name in guards]
 
     def emit_plan(self) -> tuple[list[str], list[str]]:
-        """The class `Plan`, and the method that makes one; nothing where no op works on the host."""
+        """The class `Plan`, and the method that makes one; nothing where no op works on the
+        host."""
         fields = self.plan_fields()
         if not fields:
             return [], []
@@ -239,7 +262,7 @@ class ModuleEmitter:
         self._emit_guarded(scope, nodes, set(fields))
         scope.block(f"return Plan({', '.join(f'{v.name}={scope.names[v]}' for v in fields)})")
         head = f"    def plan({arguments}) -> Plan:"
-        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'
+        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'  # noqa: E501
         return record, ["", head, about, *scope.lines]
 
 
@@ -253,7 +276,7 @@ def _needed(node: Node) -> frozenset[str]:
         return frozenset().union(*outputs)
     if bears:
         return frozenset().union(*(v.type.optional for _, v in node.inputs))
-    return frozenset().union(*found)
+    return frozenset().union(*found, *outputs)
 
 
 def _may_be_absent(value: Value) -> bool:
@@ -262,7 +285,8 @@ def _may_be_absent(value: Value) -> bool:
 
 
 def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
-    """For each kind of layer its number and the test that layer `index` is of it; the commonest kind last."""
+    """For each kind of layer its number and the test that layer `index` is of it; the commonest
+    kind last."""
     if attrs.places:
         found = [(k + 1, f"{index} in {_tuple(p)}") for k, p in enumerate(attrs.places)]
         return [*found, (0, "")]
@@ -277,6 +301,25 @@ def layer_tests(attrs: Any, index: str = "i") -> list[tuple[int, str]]:
     return found
 
 
+def layer_state(program: Program, graph: str, render: Callable[[Dim], str]) -> Call | None:
+    """The expression that allocates the decoding state of one layer; None for a layer without
+    any."""
+    found = [n for n in _nodes_under(program, graph) if OPS[n.op].state and n.get("cache")]
+    # A memory is kept in the state of the layer's own attention, where it has one.
+    node = min(found, key=lambda n: n.op == "memory_attention", default=None)
+    allocate = None if node is None else OPS[node.op].state
+    return None if allocate is None else allocate(node, render)
+
+
+def _nodes_under(program: Program, graph: str) -> Iterator[Node]:
+    """Every node of a graph and of those that it contains."""
+    owner = program.graphs[graph]
+    yield from owner.nodes
+    for module in owner.modules:
+        for child in module.graphs:
+            yield from _nodes_under(program, child)
+
+
 def _tuple(values: Any) -> str:
     listed = ", ".join(map(str, values))
     return f"({listed},)" if len(values) == 1 else f"({listed})"
@@ -288,5 +331,5 @@ def _is_data(value: Value) -> bool:
 
 def _annotation(value: Value) -> str:
     if isinstance(value.type, StateType):
-        return ANNOTATIONS[value.type.kind]
+        return ANNOTATIONS.get(value.type.kind, "Any")
     return "Tensor | None" if value.type.nullable or value.type.optional else "Tensor"

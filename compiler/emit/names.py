@@ -8,13 +8,21 @@ from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Program
 from vlmspec.compiler.ir.types import Scalar, Table
 
-ACRONYMS = {"mlp": "MLP", "vit": "ViT", "vl": "VL"}
+# The size whose value is the index of the layer that a class is; its `__init__` takes it.
+LAYER = "layer"
+ACRONYMS = {"mlp": "MLP", "moe": "MoE", "vit": "ViT", "vl": "VL"}
 
 
 def camel(name: str) -> str:
     """`vision.block` as `VisionBlock`."""
     words = name.replace(".", "_").replace("-", "_").split("_")
     return "".join(ACRONYMS.get(word, word[:1].upper() + word[1:]) for word in words if word)
+
+
+def base_name(name: str) -> str:
+    """A value's name without the number that makes it unique."""
+    base, _, number = name.rpartition("_")
+    return base if base and number.isdigit() else name
 
 
 def identifier(slug: str) -> str:
@@ -55,7 +63,8 @@ def symbols_of(value: Any) -> frozenset[str]:
 
 
 def graph_symbols(graph: Graph) -> frozenset[str]:
-    """Names of the sizes that a graph's class needs: those of its modules and of its nodes' attributes."""
+    """Names of the sizes that a graph's class needs: those of its modules and of its nodes'
+    attributes."""
     found = [symbols_of(m.attrs) for m in graph.modules]
     found += [symbols_of(n.attrs) for n in graph.nodes]
     return frozenset().union(*found)
@@ -79,6 +88,12 @@ class ConfigUse:
             for child in module.graphs:
                 found |= self._needed(child)
         return found
+
+    def needs_layer(self, graph: str) -> bool:
+        """Whether a class, or one inside it, depends on the index of its layer."""
+        owner = self.graphs[graph]
+        inner = [m.attrs.graphs[0] for m in owner.modules if m.kind == "graph"]
+        return LAYER in graph_symbols(owner) or any(map(self.needs_layer, inner))
 
     def _decide(self, graph: str) -> None:
         component = component_of(graph)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmspec.compiler.checks import stored_names
 from vlmspec.compiler.emit import runtime
 from vlmspec.compiler.emit.config import ConfigEmitter
-from vlmspec.compiler.emit.expr import call
 from vlmspec.compiler.emit.layout import fill, layout
 from vlmspec.compiler.emit.library import functional_source
-from vlmspec.compiler.emit.module import ModuleEmitter, layer_tests
+from vlmspec.compiler.emit.module import ModuleEmitter, layer_state, layer_tests
 from vlmspec.compiler.emit.names import camel, class_names, identifier, used_sizes
 from vlmspec.compiler.emit.weights import WeightEmitter
 from vlmspec.compiler.ir.graph import Graph, Module, Program
@@ -24,6 +24,7 @@ INPUT_WORDS = {
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
+STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "RecurrentState")
 RUNTIME = ("checkpoint", "configuration", "generation", "outputs", "storage")
 ON_DEMAND = ("generation",)
 
@@ -91,15 +92,20 @@ class PackageEmitter:
         records = [r for r in (record, self._output_class()) if r]
         blocks = [*classes, *bodies, *records, weights, entry]
         text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
-        return self._header(self._about_text()) + self._imports(text) + "\n\n\n" + text + "\n"
+        return self._header(self._about_text(4)) + self._imports(text) + "\n\n\n" + text + "\n"
 
     def _title(self, component: str) -> str:
         title = self.about.titles.get(component, component).rstrip(".")
         return f"the {title}" if title else component
 
-    def _about_text(self) -> str:
-        paper = f" ({self.about.paper})" if self.about.paper else ""
-        return f"{self.about.title}{paper}."
+    def _about_text(self, room: int) -> str:
+        """The title and the paper, on two lines where one is too short for them and `room` quotes."""
+        title, paper = self.about.title, f"({self.about.paper})." if self.about.paper else ""
+        if not paper:
+            return f"{title}."
+        return (
+            f"{title} {paper}" if len(title) + len(paper) + 1 + room <= 100 else f"{title}\n{paper}"
+        )
 
     def _header(self, first: str) -> str:
         lines = [
@@ -119,7 +125,8 @@ class PackageEmitter:
 
     def _imports(self, text: str) -> str:
         lines = [f"from dataclasses import dataclass{', field' if 'field(' in text else ''}"]
-        lines += [*(["from typing import NamedTuple"] if self.plan else []), ""]
+        typing = [name for name in ("Any", "NamedTuple") if _mentions(text, name)]
+        lines += [*([f"from typing import {', '.join(typing)}"] if typing else []), ""]
         if "torch." in text:
             lines.append("import torch")
         if "F." in text:
@@ -132,7 +139,7 @@ class PackageEmitter:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
             lines.append(_import("functional", sorted(self.modules.helpers)))
-        made = ["Cache", "GenerationMixin", "KVCache", *([] if self._own_output else ["Output"])]
+        made = [*STATE_CLASSES, *([] if self._own_output else ["Output"])]
         if made := [n for n in made if _mentions(text, n)]:
             lines.append(_import("generation", made))
         if self._own_output:
@@ -155,8 +162,9 @@ class PackageEmitter:
         lines = ["@dataclass", "class Output(OutputMixin):"]
         lines += [f'    """What the model gives{about}."""', ""]
         for name, value in zip(self.about.outputs, values, strict=True):
-            kind = "Tensor | None = None" if absent else "Tensor"
-            lines.append(f"    {name}: {kind}  # {self.modules.shape(value)}")
+            line = f"    {name}: {'Tensor | None = None' if absent else 'Tensor'}"
+            noted = f"{line}  # {self.modules.shape(value)}"
+            lines.append(noted if len(noted) <= 100 else line)
         return lines
 
     # --------------------------------------------------------------------------------------- entry
@@ -171,8 +179,11 @@ class PackageEmitter:
         every = (n.op for g in self.program.graphs.values() for n in g.nodes)
         if "axis_positions" in every:
             lines.append("    own_positions = True")
+        if cached and self._ids() != "input_ids":
+            lines.append(f'    generates = "{self._ids()}"')
         if self.program.alternates:
             lines += self._alternates()
+        lines += self._ignored()
         lines += ["", "    def __init__(self, config: Config | None = None):"]
         lines += ["        super().__init__()", "        config = config or Config()"]
         lines += self.modules._init(graph, True)[2:]
@@ -191,16 +202,28 @@ class PackageEmitter:
             return [flat]
         return ["    alternates = (", *(f"        ({g})," for g in groups), "    )"]
 
+    def _ignored(self) -> list[str]:
+        """What checkpoints may hold beside the parameters, where there is more than usual."""
+        names = stored_names(self.program)
+        if not names:
+            return []
+        suffixes = ", ".join(f'".{name}"' for name in names)
+        return [f"    ignored_suffixes = (*CheckpointMixin.ignored_suffixes, {suffixes})"]
+
     def _entry_docstring(self, graph: Graph) -> list[str]:
         first = f'    """{self.about.title}.'
         return [first + '"""']
 
     def _forward_docstring(self, graph: Graph) -> list[str]:
         """The arguments of the model's forward, with their shapes."""
+        prefix = self._ids().removesuffix("input_ids")
         cached = any(v.type == StateType("cache") for v in graph.inputs)
+        padding = "1 for real tokens, 0 for padding" + ", cached tokens included" * cached
+        beside = {
+            f"{prefix}attention_mask": padding,
+            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",  # noqa: E501
+        }
         about = {
-            "attention_mask": "1 for real tokens, 0 for padding" + (", cached tokens included" * cached),
-            "position_ids": "positions of the tokens; counted on from the cache if not given",
             "cache": "keys and values of earlier tokens; this call's are added to it",
             "logits_to_keep": "how many positions, from the end, get logits; 0 for all",
             **{n: "token ids" for n, kind in self.about.inputs.items() if kind == "text"},
@@ -209,9 +232,14 @@ class PackageEmitter:
         lines = ['        """Run the model.', "", "        Args:"]
         for value in graph.inputs:
             shape = f" {self.modules.shape(value)}" if isinstance(value.type, TensorType) else ""
-            text = f"            {value.name}: {about[value.name]}{shape}."
+            said = beside.get(value.name) or about[value.name]
+            text = f"            {value.name}: {said}{shape}."
             lines += fill(text, 16)
         return [*lines, '        """']
+
+    def _ids(self) -> str:
+        """The input of the tokens that the model continues."""
+        return next((n for n, k in self.about.inputs.items() if k == "text"), "input_ids")
 
     def _ties(self) -> list[str]:
         found = []
@@ -227,7 +255,7 @@ class PackageEmitter:
         lines += ["        max_length: int,", "        dtype: torch.dtype | None = None,"]
         lines += ["        device: torch.device | str | None = None,", "    ) -> Cache:"]
         lines += [
-            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'
+            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'  # noqa: E501
         ]
         lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
         for module in self._stateful_repeats():
@@ -256,12 +284,8 @@ class PackageEmitter:
 
     def _state(self, graph: str) -> str:
         """The expression that allocates the state of one layer; None for a layer without any."""
-        for node in _nodes_under(self.program, graph):
-            if node.op == "attention" and node.get("cache") is not None:
-                heads, width = (d.render(self._reach) for d in node["k"].type.shape[-2:])
-                sizes = ("batch_size", heads, "max_length", width)
-                return call("KVCache", *sizes, dtype="dtype", device="device").flat()
-        return "None"
+        state = layer_state(self.program, graph, lambda dim: dim.render(self._reach))
+        return "None" if state is None else state.flat()
 
     # ---------------------------------------------------------------------------------- other files
 
@@ -270,9 +294,9 @@ class PackageEmitter:
         exported = sorted({name, "Config", "Model"})
         listed = ", ".join(f'"{n}"' for n in exported)
         text = [
-            f'"""{self._about_text()}"""',
+            f'"""{self._about_text(6)}"""',
             "",
-            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",
+            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",  # noqa: E501
             "",
             f"Model = {name}",
             "",
@@ -314,14 +338,6 @@ def _safe(text: str) -> str:
 def _number(dim: Any) -> int | str:
     value = dim.as_int()
     return str(dim) if value is None else value
-
-
-def _nodes_under(program: Program, graph: str):
-    owner = program.graphs[graph]
-    yield from owner.nodes
-    for module in owner.modules:
-        for child in module.graphs:
-            yield from _nodes_under(program, child)
 
 
 def _mentions(text: str, name: str) -> bool:

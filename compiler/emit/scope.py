@@ -1,11 +1,14 @@
-"""The forward of one graph: statements in order, variables by the values' names, short expressions in place."""
+"""The forward of one graph: statements in order, variables by the values' names, short expressions
+in place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from vlmspec.compiler.emit.expr import Atom, Expr, atom, slice_text, statement
 from vlmspec.compiler.emit.layout import WIDTH
-from vlmspec.compiler.emit.names import ConfigUse
+from vlmspec.compiler.emit.library import library
+from vlmspec.compiler.emit.names import LAYER, ConfigUse, base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Node, Value
 from vlmspec.compiler.ir.types import Scalar, Table
@@ -32,6 +35,7 @@ class Scope:
     pending: dict[Value, Expr] = field(default_factory=dict)
     last_use: dict[Value, int] = field(default_factory=dict)
     uses_config: bool = False
+    uses_layer: bool = False
     note: str = ""
     wanted: dict[Value, str] = field(default_factory=dict)
     current: int = 0
@@ -48,14 +52,20 @@ class Scope:
         return self.names[value]
 
     def loop_variable(self, node: Node, value: Value) -> str:
-        """The variable that runs through a loop: the operand's own, unless that is read again later."""
+        """The variable that runs through a loop: the operand's own, unless that is read again
+        later."""
         index = self.graph.nodes.index(node)
         if self.last_use.get(value, -1) <= index:
-            self.wanted[value] = _base(node.output.name)
+            self.wanted[value] = base_name(node.output.name)
             return self.name(value)
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
         return fresh
+
+    def claim(self, value: Value) -> str:
+        """The variable that a result will have, for an op that writes it by itself."""
+        self.wanted[value] = self._variable(value, self.current)
+        return self.wanted[value]
 
     def module(self, node: Node) -> str:
         return f"self.{node.module}"
@@ -67,8 +77,15 @@ class Scope:
 
     def dim(self, dim: Dim) -> str:
         """A dimension, in the names of the config."""
-        self.uses_config |= bool(dim.symbols())
-        return dim.render(lambda name: self.configs.reach(self.graph.name, name, self.root))
+        self.uses_config |= bool(dim.symbols() - {LAYER})
+        return dim.render(self._reach)
+
+    def _reach(self, name: str) -> str:
+        """How the class writes a size: the index of its layer, or an entry of its config."""
+        if name != LAYER:
+            return self.configs.reach(self.graph.name, name, self.root)
+        self.uses_layer = True
+        return self.root.replace("config", LAYER)
 
     def scalar(self, scalar: Scalar) -> str:
         if scalar.name is None:
@@ -87,7 +104,8 @@ class Scope:
         return atom(text)
 
     def kernel(self, op: str) -> str | None:
-        """The kernel that was chosen for an op, which the package will contain; None for plain torch."""
+        """The kernel that was chosen for an op, which the package will contain; None for plain
+        torch."""
         name = self.kernels.get(op)
         return None if name is None else self.helper(name)
 
@@ -146,7 +164,19 @@ class Scope:
             and op.inline
             and len(node.outputs) == 1
             and self.graph.used_once(node.output)
+            and not self._leaves_guard(node)
         )
+
+    def _leaves_guard(self, node: Node) -> bool:
+        """Whether a value that may be absent is read where that is borne."""
+        optional = node.output.type.optional
+        readers = self.graph.readers(node.output) if optional else []
+        return any(not reader.output.type.optional for reader in readers)
+
+    def settle(self) -> None:
+        """Give every pending expression a variable, since an `if` begins."""
+        for value in list(self.pending):
+            self.materialize(value)
 
     def emit(self, index: int) -> None:
         """Write the node at `index`, or keep its expression for its reader."""
@@ -161,7 +191,8 @@ class Scope:
             self._assign(index, node, expr)
 
     def _expression(self, node: Node) -> Expr | None:
-        """The node's expression with its operands in place, or with the longest of them in variables."""
+        """The node's expression with its operands in place, or with the longest of them in
+        variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
         before, state = len(self.lines), (self.pending, self.names, self.holders)
         self.pending, self.names, self.holders = (dict(part) for part in state)
@@ -172,7 +203,8 @@ class Scope:
             del self.lines[before:]
             self.pending, self.names, self.holders = state
             for value in operands:
-                self.materialize(value)
+                if self.pending[value].depth:
+                    self.materialize(value)
             expr = self.ops[node.op].emit(node, self)
         for value in operands:
             self.pending.pop(value, None)
@@ -182,15 +214,22 @@ class Scope:
         """Give a pending expression a variable of its own."""
         if value in self.pending:
             expr = self.pending.pop(value)
+            name = self.wanted.get(value) or base_name(value.name)
+            if any(name in _words(other.flat()) for other in self.pending.values()):
+                self.wanted[value] = value.name  # the others still read what has that name
             name = self._variable(value, self.current)
             self.lines.append(statement(name, expr, self.indent))
 
     def _assign(self, index: int, node: Node, expr: Expr) -> None:
+        if self.ops[node.op].joins:
+            # Without the optional operand the result is the first one, whose variable it takes
+            # over.
+            self.wanted[node.output] = self.name(node.inputs[0][1])
         if _is_attribute(expr.flat()) and len(node.outputs) == 1:
             self.names[node.output] = expr.flat()
             return
         names = [self._variable(v, index) for v in node.outputs]
-        if names == [expr.flat()]:
+        if ", ".join(names) == expr.flat():
             return
         written = statement(", ".join(names), expr, self.indent)
         noted = f"{written}  # {self.note}"
@@ -199,10 +238,12 @@ class Scope:
 
     def _variable(self, value: Value, index: int) -> str:
         """A variable for a value: its name without the number, where that is free again."""
-        name = self.wanted.get(value) or _base(value.name)
+        name = self.wanted.get(value) or base_name(value.name)
+        if name in library():  # a function of this name may be called further on
+            name = f"{name}_value"
         holder = self.holders.get(name)
         if holder is not None and self._busy(holder, value, index):
-            name = value.name
+            name = self._free(value, index)
         for pending, expr in list(self.pending.items()):
             if name in _words(expr.flat()) and pending != value:
                 self.materialize(pending)
@@ -210,8 +251,19 @@ class Scope:
         self.names[value] = name
         return name
 
+    def _free(self, value: Value, index: int) -> str:
+        """The value's own name, or that with a number where another value still has it."""
+        for number in count(1):
+            name = value.name if number == 1 else f"{value.name}_{number}"
+            holder = self.holders.get(name)
+            if holder is None or not self._busy(holder, value, index):
+                return name
+        raise AssertionError
+
     def _busy(self, holder: Value, value: Value, index: int) -> bool:
         """Whether a variable's value is still read once `value` has been written."""
+        if holder == value:
+            return False
         if self.last_use.get(holder, -1) > index:
             return True
         node = self.graph.nodes[index]
@@ -236,12 +288,6 @@ def _is_attribute(text: str) -> bool:
     """Whether an expression only names a part of the module, as `self.newline`."""
     first, *rest = text.split(".")
     return first == "self" and bool(rest) and all(part.isidentifier() for part in rest)
-
-
-def _base(name: str) -> str:
-    """A value's name without the number that makes it unique."""
-    base, _, number = name.rpartition("_")
-    return base if base and number.isdigit() else name
 
 
 def _words(text: str) -> set[str]:

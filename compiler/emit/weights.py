@@ -26,7 +26,8 @@ class WeightEmitter:
         return [*lines, *body, "    return entries"]
 
     def _graph(self, graph: str, path: str, depth: int, indent: int) -> list[str]:
-        """Entries of a graph's own modules, then a loop for each repeat, in the order of the modules."""
+        """Entries of a graph's own modules, then a loop for each repeat, in the order of the
+        modules."""
         lines: list[str] = []
         flat: list[str] = []
         for module in self.program.graphs[graph].modules:
@@ -114,9 +115,14 @@ class WeightEmitter:
         if param.tied:
             self.used.add("Tied")
             return f"Tied({_text(path)}, {_text(param.tied)}, {keys[0]})"
+        if param.stack is not None:
+            self.used.add("Numbered")
+            listed = f"({', '.join(keys)}{',' if len(keys) == 1 else ''})"
+            return f"Numbered({_text(path)}, {listed}, {self._dim(param.stack)})"
         if len(keys) == 1:
             self.used.add("Weight")
-            return f"Weight({_text(path)}, {keys[0]})"
+            order = f", {param.permute}" if param.permute else ""
+            return f"Weight({_text(path)}, {keys[0]}{order})"
         self.used.add("Concat")
         sizes = ", ".join(self._dim(size) for size in param.sizes)
         return f"Concat({_text(path)}, ({', '.join(keys)}), ({sizes}))"

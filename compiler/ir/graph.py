@@ -1,6 +1,7 @@
 """The program: typed graphs of nodes over declared modules.
 
-A `Graph` becomes one emitted class. Its `modules` are the state (parameters, in the order in which they are built) and its
+A `Graph` becomes one emitted class. Its `modules` are the state (parameters, in the order in which
+they are built) and its
 `nodes` the data flow. Both are immutable by habit: passes return new graphs.
 """
 
@@ -25,8 +26,12 @@ class Value:
 class Param:
     """One tensor of state and the checkpoint tensors that it is made of.
 
-    `keys` has one entry for a plain tensor, several for a concatenation along dimension 0 (`sizes` gives each one's extent);
-    `{i}` stands for the index of the enclosing repeat. A `tied` parameter is the same object as another one, named by path.
+    `keys` has one entry for a plain tensor, several for a concatenation along dimension 0 (`sizes`
+    gives each one's extent);
+    `{i}` stands for the index of the enclosing repeat. With `stack`, that many sets of `keys` are
+    stacked, `*` being the
+    number of a set; `permute` gives the order in which the checkpoint's tensor has our dimensions.
+    A `tied` parameter is the same object as another one, named by path.
     """
 
     name: str
@@ -34,11 +39,14 @@ class Param:
     keys: tuple[str, ...]
     sizes: tuple[Dim, ...] = ()
     tied: str | None = None
+    stack: Dim | None = None
+    permute: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A piece of state in a graph: a primitive (`linear`, `rms_norm`, …), another graph, or a repeated graph."""
+    """A piece of state in a graph: a primitive (`linear`, `rms_norm`, …), another graph, or a
+    repeated graph."""
 
     name: str
     kind: str
@@ -116,7 +124,8 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class ConfigKey:
-    """How a size or option is read from a checkpoint's config.json: the paths tried in order, then the default;
+    """How a size or option is read from a checkpoint's config.json: the paths tried in order, then
+    the default;
     `map` says what the values found there mean."""
 
     name: str
@@ -131,7 +140,8 @@ class ConfigKey:
 class Program:
     """A whole architecture: its graphs, the entry among them, and the values of its sizes.
 
-    `keys` are the sizes that a checkpoint's config may set, `options` the choices that are baked into the code, `derived` the
+    `keys` are the sizes that a checkpoint's config may set, `options` the choices that are baked
+    into the code, `derived` the
     sizes that follow from others, `alternates` prefixes by which checkpoints call the same tensors.
     """
 
@@ -151,7 +161,8 @@ class Program:
         return self.with_graphs({name: fn(graph) for name, graph in self.graphs.items()})
 
     def walk(self, graph: str = "", path: str = "") -> Iterator[tuple[str, Graph, Module]]:
-        """Yield (path, graph, module) for the whole module tree, parents first; a repeat adds `.{i}` to the path."""
+        """Yield (path, graph, module) for the whole module tree, parents first; a repeat adds
+        `.{i}` to the path."""
         owner = self.graphs[graph or self.entry]
         for module in owner.modules:
             name = f"{path}.{module.name}" if path else module.name

@@ -10,9 +10,11 @@ DTYPES = ("float", "int", "bool")
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """A tensor: symbolic shape, kind of number, and the model inputs without which it does not exist.
+    """A tensor: symbolic shape, kind of number, and the model inputs without which it does not
+    exist.
 
-    `float` stands for the dtype that the model runs in; `optional` names model inputs that may be absent. A `nullable`
+    `float` stands for the dtype that the model runs in; `optional` names model inputs that may be
+    absent. A `nullable`
     value may be None, and those that read it know.
     """
 
@@ -39,7 +41,8 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class StateType:
-    """Something that is not a tensor: a decoding `cache`, one layer's `kv` state, a host-side `int`, or `runs` of
+    """Something that is not a tensor: a decoding `cache`, one layer's `kv` state, a host-side
+    `int`, or `runs` of
     equal segments in a packed sequence."""
 
     kind: str

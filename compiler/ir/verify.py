@@ -191,6 +191,8 @@ def _results_differ(
     if len(node.outputs) != len(found):
         return f"{node.op} has {len(node.outputs)} results, not {len(found)}"
     optional = frozenset[str]().union(*(v.type.optional for r, v in node.inputs if r not in joins))
+    if gives := OPS[node.op].gives_optional:
+        optional |= gives(node.attrs)
     for value, kind in zip(node.outputs, found, strict=True):
         if isinstance(kind, TensorType):
             kind = replace(kind, optional=optional)
@@ -221,7 +223,7 @@ def shapes_match(program: Program, graph: Graph) -> str | None:
             if not _same_dims(program, param.shape, wanted[param.name]):
                 shape = ", ".join(map(str, wanted[param.name]))
                 return f"`{module.name}.{param.name}` is not [{shape}]"
-            if len(param.keys) < 2:
+            if len(param.keys) < 2 or param.stack is not None:
                 continue
             total = sum(param.sizes, Dim.const(0))
             if len(param.sizes) != len(param.keys) or not _same_dims(

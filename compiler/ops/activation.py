@@ -109,6 +109,36 @@ SCALE = Op(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ScaledAddAttrs:
+    """Factors of the residual and of the branch; 1 where there is none."""
+
+    alpha: Scalar | None = None
+    beta: Scalar | None = None
+
+
+def _emit_scaled_add(node, scope):
+    """Write `x * alpha + y * beta`, the branch having a name of its own."""
+    if "y" not in scope.holders:
+        scope.wanted[node["y"]] = "y"
+    terms = []
+    for role, factor in (("x", node.attrs.alpha), ("y", node.attrs.beta)):
+        name = scope.name(node[role])
+        terms.append(name if factor is None else f"{name} * {scope.scalar(factor)}")
+    return Binary("+", *map(atom, terms))
+
+
+SCALED_ADD = Op(
+    "scaled_add",
+    "Sum of a residual and a branch, each with a factor.",
+    infer=_infer_elementwise,
+    emit=_emit_scaled_add,
+    attrs=ScaledAddAttrs,
+    results=("x",),
+    inline=False,
+)
+
+
 class ScaleArgs(Args):
     """Arguments of `scale`."""
 

@@ -1,4 +1,5 @@
-"""Images cut into tiles: which tiles are there, and their tokens in reading order with newlines between rows."""
+"""Images cut into tiles: which tiles are there, and their tokens in reading order with newlines
+between rows."""
 
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ TAKE_TILES = Op(
 
 
 class TilesArgs(Args):
-    """Arguments of `take_tiles`; among its operands are `sizes` and, where batches have it, `rows`."""
+    """Arguments of `take_tiles`; among its operands are `sizes` and, where batches have it,
+    `rows`."""
 
     resolutions: Rows
     tile: Size
@@ -97,7 +99,8 @@ TAKE_TILES_STEP = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class PackAttrs:
-    """The grids, the side of a tile in pixels and in tokens, how borders are rounded, and from where maps are shrunk."""
+    """The grids, the side of a tile in pixels and in tokens, how borders are rounded, and from
+    where maps are shrunk."""
 
     resolutions: Table
     tile: Dim
@@ -121,7 +124,7 @@ def _emit_pack_index(name: str):
 
 PACK_INDEX = Op(
     "pack_index",
-    "The order of visual tokens: each whole image, then its tiles row by row; and how many each image has.",
+    "The order of visual tokens: each whole image, then its tiles row by row; and how many each image has.",  # noqa: E501
     infer=lambda ops: (TensorType((VISUAL,), "int"), COUNTS),
     emit=_emit_pack_index("pack_index"),
     attrs=PackAttrs,
@@ -130,7 +133,7 @@ PACK_INDEX = Op(
 )
 PACK_WEIGHTS = Op(
     "pack_weights",
-    "The order of visual tokens where large images are shrunk: four sources of each, with their weights.",
+    "The order of visual tokens where large images are shrunk: four sources of each, with their weights.",  # noqa: E501
     infer=lambda ops: (
         TensorType((VISUAL, Dim.const(4)), "int"),
         TensorType((VISUAL, Dim.const(4))),
@@ -177,8 +180,10 @@ PACK_TILES = Op(
 class PackArgs(Args):
     """Arguments of `pack_tiles`.
 
-    Among its operands are `sizes`, `newline` and, where batches have it, `rows`. `digits` are the decimals to which the
-    extent of an image is rounded where its border is cut, `most` the tiles' worth of tokens above which a map is shrunk.
+    Among its operands are `sizes`, `newline` and, where batches have it, `rows`. `digits` are the
+    decimals to which the
+    extent of an image is rounded where its border is cut, `most` the tiles' worth of tokens above
+    which a map is shrunk.
     """
 
     resolutions: Rows

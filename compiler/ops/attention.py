@@ -1,6 +1,7 @@
 """Self-attention: projections, rotary positions, masks, the attention itself."""
 
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
@@ -73,7 +74,7 @@ PAST = Op(
     "How many tokens the cache holds.",
     infer=lambda ops: (StateType("host_int"),),
     emit=lambda node, scope: scope.atom(
-        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"
+        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"  # noqa: E501
     ),
     results=("past",),
     inline=False,
@@ -209,6 +210,26 @@ ROPE = Op(
 )
 
 
+def _infer_partial_rope(ops: Operands):
+    x, table = ops.tensor("x"), ops.tensor("cos").width
+    width, rotated = resolve_int(x.width, ops), resolve_int(table, ops)
+    if width and rotated and rotated > width:
+        shown = f"{ops.show(table)} against {ops.show(x.width)}"
+        raise ShapeError(f"the rotary table is wider than a head: {shown}", dims=(table, x.width))
+    return (x,)
+
+
+PARTIAL_ROPE = Op(
+    "partial_rope",
+    "Rotate the first dimensions of each head, as many as the table has; the others stay.",
+    infer=_infer_partial_rope,
+    emit=lambda node, scope: call(
+        scope.helper("apply_partial_rope"), *(scope.use(node[r]) for r in ("x", "cos", "sin"))
+    ),
+    inline=False,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionAttrs:
     """Scale of the scores; head_dim ** -0.5 unless given."""
@@ -218,7 +239,7 @@ class AttentionAttrs:
     scale: Scalar | None = None
 
 
-def _infer_attention(ops: Operands):
+def infer_attention(ops: Operands):
     q, k, v = (ops.tensor(role) for role in "qkv")
     ops.require_same(q.width, k.width, "queries and keys have heads of different widths")
     ops.require_same(k.shape[-2], v.shape[-2], "keys and values have different numbers of heads")
@@ -265,22 +286,31 @@ def _emit_attention(node, scope):
     return call(scope.helper(name), *operands, *scale)
 
 
+def _attention_state(node, render):
+    heads, width = (render(d) for d in node["k"].type.shape[-2:])
+    sizes = ("batch_size", heads, "max_length", width)
+    return call("KVCache", *sizes, dtype="dtype", device="device")
+
+
 ATTENTION = Op(
     "attention",
     "Scaled dot-product attention; causal with a mask and a cache, or over everything. "
     "With `cos` and `sin`, queries and keys are rotated first.",
-    infer=_infer_attention,
+    infer=infer_attention,
     emit=_emit_attention,
     attrs=AttentionAttrs,
     inline=False,
     flops=_flops_attention,
+    state=_attention_state,
 )
 
 
 class RopeArgs(Args):
     """Arguments of `rope`; with `positions` the name of a value, else those of the tokens.
 
-    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an axial type.
+    Positions on several axes divide the frequencies among them, by `sections` or, for two, by an
+    axial type. Only the first
+    `rotary_dim` dimensions of a head are rotated, or that `rotary_fraction` of them, if given.
     """
 
     theta: Number = Scalar(10000.0)
@@ -291,13 +321,20 @@ class RopeArgs(Args):
     low_freq_factor: Number | None = None
     high_freq_factor: Number | None = None
     original_max_position: Size | None = None
+    rotary_dim: Size | None = None
+    rotary_fraction: float | None = None
 
 
 class AttentionArgs(Args):
     """Arguments of `attention`.
 
-    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over what queries and keys
-    are normalised: nothing, each head, or the full width.
+    `mask` is `none`, `causal`, or a named value: which keys each query may see. `qk_norm` says over
+    what queries and keys
+    are normalised, by the norm `qk_norm_kind`: nothing, each head, or the full width. Of a `fused`
+    projection, `qkv_order`
+    says what stands together: all queries, then keys, then values (`stacked`), or those of each
+        head (`by-head`).
+    `position_bias` is a named value that is added to the scores, what the mask forbids included.
     """
 
     num_heads: Size
@@ -306,12 +343,15 @@ class AttentionArgs(Args):
     bias: bool = False
     out_bias: bool | None = None
     fused: bool = False
+    qkv_order: Literal["stacked", "by-head"] = "stacked"
     qk_norm: Literal["none", "head", "width"] = "none"
+    qk_norm_kind: Literal["rms_norm", "layer_norm"] = "rms_norm"
     qk_eps: Number = Scalar(1e-6)
     mask: str = "none"
     window: int | None = None
     rope: RopeArgs | None = None
     scale: Number | None = None
+    position_bias: str | None = None
     segments: str | None = None
 
 
@@ -331,24 +371,34 @@ def _check_divides(b, width: Dim, heads: Dim) -> None:
         )
 
 
-def _normed_heads(b, h, role: str, attrs: HeadsAttrs, args: AttentionArgs):
-    """Queries, keys or values as heads, normalised before or after the split."""
-    over = "none" if role == "v" else args.qk_norm
-    if over == "width":
-        h = add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm")
-    h = b.node("split_heads", {"x": h}, attrs, hints=(role,))
-    return add_norm(b, "rms_norm", h, args.qk_eps, f"{role}_norm") if over == "head" else h
+def _normed(b, h, role: str, over: str, args: AttentionArgs):
+    """Queries or keys, normalised where that is done over heads, or over the `width`; values
+    stay."""
+    if role == "v" or over != args.qk_norm:
+        return h
+    return add_norm(b, args.qk_norm_kind, h, args.qk_eps, f"{role}_norm")
 
 
-def _lower_attention(b, x, args: AttentionArgs):
-    width = x.type.width
-    if args.head_dim is None:
-        _check_divides(b, width, args.num_heads)
-    head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
-    kv_heads = args.num_heads if args.num_kv_heads is None else args.num_kv_heads
+def _heads_by_head(b, x, width: Dim, args: AttentionArgs, head_dim: Dim) -> dict:
+    """Queries, keys and values of a projection that has those of each head side by side."""
+    if args.num_kv_heads is not None and args.num_kv_heads != args.num_heads:
+        b.fail("VS104", "`qkv_order: by-head` has as many key and value heads as query heads")
+    qkv = add_linear(b, x, width * 3, bias=args.bias, role="qkv", name="qkv")
+    heads = b.node("split_heads", {"x": qkv}, HeadsAttrs(args.num_heads, head_dim * 3))
+    pieces = b.node("split", {"x": heads}, SplitAttrs((head_dim,) * 3), hints=(*"qkv",))
+    return dict(zip("qkv", pieces, strict=True))
+
+
+def _heads(b, x, args: AttentionArgs, head_dim: Dim) -> dict:
+    """Queries, keys and values as heads, normalised before or after the split into them."""
+    width, kv_heads = x.type.width, args.num_kv_heads
+    kv_heads = args.num_heads if kv_heads is None else kv_heads
     counts = {"q": args.num_heads, "k": kv_heads, "v": kv_heads}
     whole = {r: args.head_dim is None and count == args.num_heads for r, count in counts.items()}
     sizes = {r: width if whole[r] else count * head_dim for r, count in counts.items()}
+    if args.fused and args.qkv_order == "by-head":
+        heads = _heads_by_head(b, x, sizes["q"], args, head_dim)
+        return {role: _normed(b, h, role, "head", args) for role, h in heads.items()}
     if args.fused:
         total = sum(sizes.values(), Dim.const(0))
         qkv = add_linear(b, x, total, bias=args.bias, role="qkv", name="qkv")
@@ -359,14 +409,40 @@ def _lower_attention(b, x, args: AttentionArgs):
         ]
     heads = {}
     for (role, count), h in zip(counts.items(), pieces, strict=True):
-        heads[role] = _normed_heads(b, h, role, HeadsAttrs(count, head_dim), args)
+        h = _normed(b, h, role, "width", args)
+        h = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
+        heads[role] = _normed(b, h, role, "head", args)
+    return heads
+
+
+def _rotated(b, x, heads: dict, args: RopeArgs, head_dim: Dim) -> None:
+    """Rotate queries and keys, wholly or in part."""
+    partial = args.rotary_dim
+    if args.rotary_fraction is not None:
+        share = Fraction(args.rotary_fraction).limit_denominator(1000)
+        partial = head_dim * share.numerator // share.denominator if share != 1 else None
+    cos, sin = rope_tables(b, x, head_dim if partial is None else partial, args)
+    for role in ("q", "k"):
+        operands = {"x": heads[role], "cos": cos, "sin": sin}
+        op = "rope" if partial is None else "partial_rope"
+        heads[role] = b.node(op, operands, hints=(role,))
+
+
+def _lower_attention(b, x, args: AttentionArgs):
+    width = x.type.width
+    if args.head_dim is None:
+        _check_divides(b, width, args.num_heads)
+    head_dim = width // args.num_heads if args.head_dim is None else args.head_dim
+    heads = _heads(b, x, args, head_dim)
     if args.rope:
-        cos, sin = rope_tables(b, x, head_dim, args.rope)
-        for role in ("q", "k"):
-            operands = {"x": heads[role], "cos": cos, "sin": sin}
-            heads[role] = b.node("rope", operands, hints=(role,))
+        _rotated(b, x, heads, args.rope, head_dim)
     causal = args.mask == "causal"
-    operands = heads | (causal_operands(b, x, args.window) if causal else {})
+    operands = dict(heads)
+    if args.position_bias is not None:
+        operands["mask"] = b.value(args.position_bias)
+        operands |= {"cache": model_input(b.component, "cache")} if causal else {}
+    elif causal:
+        operands |= causal_operands(b, x, args.window)
     if args.mask not in ("none", "causal"):
         operands["mask"] = b.value(args.mask)
     if args.segments is not None:
@@ -406,16 +482,19 @@ def cached_tokens(component):
 
 
 def model_input(component, name: str):
-    """One of the model's own inputs: `attention_mask`, `position_ids`, `cache` or `logits_to_keep`."""
+    """One of the model's own inputs: `attention_mask`, `position_ids`, `cache` or
+    `logits_to_keep`."""
     root = component
     while root.parent is not None:
         root = root.parent
-    if name not in root.ambient:
+    # Where the ids are `decoder_input_ids`, what goes with them is called likewise.
+    full = root.prefix + name if name in ("attention_mask", "position_ids") else name
+    if full not in root.ambient:
         keys = TensorType((Dim.sym("batch"), Dim.sym("keys")), "int", nullable=True)
         ids = replace(INT_TOKENS, nullable=True)
         kinds = {"attention_mask": keys, "position_ids": ids, "cache": StateType("cache")}
-        root.ambient[name] = root.input(name, kinds.get(name, StateType("host_int")))
-    return root.ambient[name]
+        root.ambient[full] = root.input(full, kinds.get(name, StateType("host_int")))
+    return root.ambient[full]
 
 
 def causal_operands(b, x, window: int | None = None):

@@ -139,7 +139,7 @@ def add_number(b, role: str, init: Scalar, rank: int) -> str:
 
 
 class LogitScaleArgs(Args):
-    """Arguments of `logit_scale`: what it starts as, its bound, and its dimensions in the checkpoint."""
+    """Arguments of `logit_scale`: what it starts as, its bound, its rank in the checkpoint."""
 
     init: Number = Scalar(2.6592)
     most: Number | None = None

@@ -47,16 +47,22 @@ EMBEDDING = Op(
 
 
 class EmbeddingArgs(Args):
-    """Arguments of `embedding`."""
+    """Arguments of `embedding`; with `tie` it shares the table of the component of that name."""
 
     rows: Size
     width: Size
+    tie: str | None = None
 
 
 def _lower_embedding(b, x, args: EmbeddingArgs):
     attrs = EmbeddingAttrs(args.rows, args.width)
-    module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
-    return b.node("embedding", {"ids": x}, module=module)
+    if args.tie is None:
+        module = b.module("embedding", attrs, "embedding", EMBEDDING_MODULE.shapes(attrs))
+        return b.node("embedding", {"ids": x}, module=module)
+    key, tied = b.weights.key("embedding", "weight"), f"{args.tie}.embed.weight"
+    param = Param("weight", (args.rows, args.width), (key,), tied=tied)
+    b.graph.add_module(Module(b.name, "embedding", attrs, (param,), b.span))
+    return b.node("embedding", {"ids": x}, module=b.name)
 
 
 EMBEDDING_STEP = StepKind(
@@ -123,6 +129,8 @@ class PatchEmbedArgs(Args):
 
 
 def _lower_patch(b, x, args: PatchEmbedArgs):
+    if len(x.type.shape) != 4:
+        b.fail("VS305", f"patch_embed takes images [images, channels, height, width], not {x.type}")
     attrs = PatchEmbedAttrs(x.type.shape[1], args.width, args.patch_size, args.bias)
     module = b.module("patch_embed", attrs, "patch", _patch_shapes(attrs))
     return b.node("patch_embed", {"x": x}, module=module)
@@ -165,12 +173,15 @@ def ranked(rank: int, *sizes: Dim) -> tuple[Dim, ...]:
 
 def _infer_prepend(ops: Operands):
     x = ops.require_width("x", ops.module.attrs.shape[-1], "the prepended token")
-    batch, tokens, width = x.shape
-    return (x.with_shape(batch, tokens + 1, width),)
+    *lead, tokens, width = x.shape
+    return (x.with_shape(*lead, tokens + 1, width),)
 
 
 def _emit_prepend(node, scope):
     x = scope.name(node["x"])
+    if len(node["x"].type.shape) > 3:
+        token = f"{scope.module(node)}.expand(*{x}.shape[:-2], 1, -1)"
+        return call("torch.cat", f"[{token}, {x}]", dim="-2")
     token = f"{scope.module(node)}.expand({x}.shape[0], 1, -1)"
     return call("torch.cat", f"[{token}, {x}]", dim="1")
 
@@ -187,7 +198,8 @@ PREPEND_TOKEN = Op(
 
 
 class PrependArgs(Args):
-    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `prepend_token`; `rank` counts the dimensions in the checkpoint, leading ones
+    included."""
 
     rank: int = 1
 
@@ -207,15 +219,26 @@ PREPEND_TOKEN_STEP = StepKind(
 def _infer_position(ops: Operands):
     *_, rows, width = ops.module.attrs.shape
     x = ops.require_width("x", width, "the position table")
+    if "positions" in ops.types:
+        positions = ops.tensor("positions")
+        ops.require_same(x.shape[-2], positions.width, "tokens and positions differ in number")
+        return (x,)
     ops.require_same(x.shape[-2], rows, "the table has another length than the sequence")
     return (x,)
+
+
+def _emit_position(node, scope):
+    table = scope.module(node)
+    if node.get("positions") is not None:
+        table = f"{table}[{scope.use(node['positions']).flat()}]"
+    return Binary("+", scope.use(node["x"]), scope.atom(table))
 
 
 POSITION_EMBEDDING = Op(
     "position_embedding",
     "A learned vector added at each position.",
     infer=_infer_position,
-    emit=lambda node, scope: Binary("+", scope.use(node["x"]), scope.atom(scope.module(node))),
+    emit=_emit_position,
     module_kind="parameter",
     results=("x",),
     inline=False,
@@ -223,15 +246,21 @@ POSITION_EMBEDDING = Op(
 
 
 class PositionArgs(Args):
-    """Arguments of `position_embedding`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `position_embedding`.
+
+    `rank` counts the dimensions in the checkpoint, leading ones included. `at` names the positions,
+    which else are counted.
+    """
 
     rows: Size
     rank: int = 2
+    at: str | None = None
 
 
 def _lower_position(b, x, args: PositionArgs):
     module = add_parameter(b, ranked(args.rank, args.rows, x.type.width), "table")
-    return b.node("position_embedding", {"x": x}, module=module)
+    positions = None if args.at is None else b.value(args.at)
+    return b.node("position_embedding", {"x": x, "positions": positions}, module=module)
 
 
 POSITION_EMBEDDING_STEP = StepKind(

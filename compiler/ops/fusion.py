@@ -45,7 +45,8 @@ SPLICE = Op(
 
 
 class SpliceArgs(Args):
-    """Arguments of `splice`: the placeholder of the images, and of each other stream by its role."""
+    """Arguments of `splice`: the placeholder of the images, and of each other stream by its
+    role."""
 
     placeholder: Size
     placeholders: dict[str, Size] = {}

@@ -68,7 +68,8 @@ class LinearArgs(Args):
 
 
 def add_linear(b, x, out: Dim, *, bias: bool, role: str, name: str, width: Dim | None = None):
-    """Declare a linear module under `role`'s checkpoint name, and apply it; `width` is another name of x's."""
+    """Declare a linear module under `role`'s checkpoint name, and apply it; `width` is another name
+    of x's."""
     attrs = LinearAttrs(x.type.width if width is None else width, out, bias)
     module = b.module("linear", attrs, role, linear_shapes(attrs), name)
     return b.node("linear", {"x": x}, module=module)

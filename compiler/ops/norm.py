@@ -80,7 +80,8 @@ NORM_SHAPES = {"layer_norm": _layer_norm_shapes, "rms_norm": _rms_norm_shapes}
 
 
 def add_norm(b, kind: str, x, eps: Scalar, role: str, name: str = ""):
-    """Declare a norm under `role`'s checkpoint name, and apply it; the module is called `name`, else as the role."""
+    """Declare a norm under `role`'s checkpoint name, and apply it; the module is called `name`,
+    else as the role."""
     attrs = NormAttrs(x.type.width, eps)
     module = b.module(kind, attrs, role, NORM_SHAPES[kind](attrs), name or role)
     return b.node(kind, {"x": x}, module=module)

@@ -1,19 +1,24 @@
-"""Images of all sizes in one packed sequence: patches that the processor cut, segments, windows, positions in the grid."""
+"""Images of all sizes in one packed sequence: patches that the processor cut, segments, windows,
+positions in the grid."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from vlmspec.compiler.emit.expr import call, method
+from vlmspec.compiler.emit.names import base_name
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import StateType, TensorType
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
 
+PATCHES = Dim.sym("patches")
+
 
 @dataclass(frozen=True, slots=True)
 class PackedPatchAttrs:
-    """Width of the result, and shape of one patch: channels, frames where it has several, rows, columns."""
+    """Width of the result, and shape of one patch: channels, frames where it has several, rows,
+    columns."""
 
     width: Dim
     patch: tuple[Dim, ...]
@@ -104,7 +109,8 @@ PACKED_PATCH_STEP = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class GridAttrs:
-    """How patches lie together: `merge` to a cell's side, `window` cells to a window's; `rows` counts the results."""
+    """How patches lie together: `merge` to a cell's side, `window` cells to a window's; `rows`
+    counts the results."""
 
     per: str = "frame"
     merge: Dim | None = None
@@ -118,6 +124,7 @@ def _grid_call(function):
     def emit(node, scope):
         name = function(node.attrs) if callable(function) else function
         given = [scope.dim(d) for d in (node.attrs.merge, node.attrs.window) if d is not None]
+        given = [scope.use(v) for v in [node.get("merges")] if v is not None] + given
         return call(scope.helper(name), scope.use(node["grid"]), *given)
 
     return emit
@@ -144,7 +151,7 @@ def _require_grid(ops: Operands) -> None:
 
 SEGMENTS = Op(
     "segments",
-    "Which patches of a packed sequence belong together, from the grid of each image: runs of segments of equal length.",
+    "Which patches of a packed sequence belong together, from the grid of each image: runs of segments of equal length.",  # noqa: E501
     infer=_infer_runs,
     emit=_grid_call(lambda attrs: f"{attrs.per}_runs"),
     attrs=GridAttrs,
@@ -174,6 +181,83 @@ GRID_POSITIONS = Op(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedAttrs:
+    """Side of a patch of images that are padded to one size."""
+
+    patch_size: Dim
+
+
+def _infer_image_grid(ops: Operands):
+    return (TensorType((ops.tensor("x").shape[0], Dim.const(3)), "int"),)
+
+
+IMAGE_GRID = Op(
+    "image_grid",
+    "Rows and columns of patches of each image, from the sizes of images that are padded to one size.",  # noqa: E501
+    infer=_infer_image_grid,
+    emit=lambda node, scope: call(
+        scope.helper("image_grid"),
+        scope.use(node["x"]),
+        scope.use(node["sizes"]),
+        scope.dim(node.attrs.patch_size),
+    ),
+    attrs=PaddedAttrs,
+    results=("grid",),
+    host=True,
+    inline=False,
+)
+PATCH_INDEX = Op(
+    "patch_index",
+    "Which patches of padded images are not padding.",
+    infer=lambda ops: (TensorType((PATCHES,), "int"),),
+    emit=lambda node, scope: call(
+        scope.helper("patch_index"),
+        scope.use(node["x"]),
+        scope.use(node["grid"]),
+        scope.dim(node.attrs.patch_size),
+    ),
+    attrs=PaddedAttrs,
+    results=("index",),
+    host=True,
+    inline=False,
+)
+
+
+class PaddedArgs(Args):
+    """Arguments of `image_grid` and `patch_index`."""
+
+    patch_size: Size
+
+
+def _lower_image_grid(b, sizes, args: PaddedArgs):
+    operands = {"x": b.component.stream, "sizes": sizes}
+    return b.plan("image_grid", operands, PaddedAttrs(args.patch_size), b.name)
+
+
+def _lower_patch_index(b, grid, args: PaddedArgs):
+    operands = {"x": b.component.stream, "grid": grid}
+    return b.plan("patch_index", operands, PaddedAttrs(args.patch_size), b.name)
+
+
+IMAGE_GRID_STEP = StepKind(
+    "image_grid",
+    IMAGE_GRID.doc,
+    PaddedArgs,
+    _lower_image_grid,
+    shorthand="patch_size",
+    aside=True,
+)
+PATCH_INDEX_STEP = StepKind(
+    "patch_index",
+    PATCH_INDEX.doc,
+    PaddedArgs,
+    _lower_patch_index,
+    shorthand="patch_size",
+    aside=True,
+)
+
+
 class SegmentArgs(Args):
     """Arguments of `segments`."""
 
@@ -187,7 +271,7 @@ def _lower_segments(b, grid, args: SegmentArgs):
     if windows and (args.merge is None or args.window is None):
         b.fail("VS102", "segments of one window each need `merge` and `window`")
     sizes = (args.merge, args.window) if windows else (None, None)
-    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes))
+    return b.plan("segments", {"grid": grid}, GridAttrs(args.per, *sizes), b.name)
 
 
 SEGMENTS_STEP = StepKind(
@@ -202,10 +286,16 @@ class WindowArgs(Args):
     window: Size
 
 
+def _packed_rows(b) -> Dim:
+    """The number of packed patches: the rows of the component's stream, if that is packed."""
+    shape = b.component.stream.type.shape
+    return shape[0] if len(shape) == 2 else PATCHES
+
+
 def _lower_window_order(b, grid, args: WindowArgs):
-    rows = b.component.stream.type.shape[0] // (args.merge * args.merge)
+    rows = _packed_rows(b) // (args.merge * args.merge)
     attrs = GridAttrs("window", args.merge, args.window, rows)
-    return b.plan("window_order", {"grid": grid}, attrs)
+    return b.plan("window_order", {"grid": grid}, attrs, b.name)
 
 
 WINDOW_ORDER_STEP = StepKind(
@@ -214,14 +304,20 @@ WINDOW_ORDER_STEP = StepKind(
 
 
 class GridPositionArgs(Args):
-    """Arguments of `grid_positions`."""
+    """Arguments of `grid_positions`: the side of a cell, or the name of a value with that of each
+    image."""
 
     merge: Size = Dim.const(1)
+    merges: str | None = None
 
 
 def _lower_grid_positions(b, grid, args: GridPositionArgs):
-    attrs = GridAttrs(merge=args.merge, rows=b.component.stream.type.shape[0])
-    return b.plan("grid_positions", {"grid": grid}, attrs)
+    rows = _packed_rows(b)
+    if args.merges is None:
+        attrs = GridAttrs(merge=args.merge, rows=rows)
+        return b.plan("grid_positions", {"grid": grid}, attrs, b.name)
+    operands = {"grid": grid, "merges": b.value(args.merges)}
+    return b.plan("grid_positions", operands, GridAttrs(rows=rows), b.name)
 
 
 GRID_POSITIONS_STEP = StepKind(
@@ -234,7 +330,129 @@ GRID_POSITIONS_STEP = StepKind(
 )
 
 
-# ------------------------------------------------------------------------------- order and attention
+CELL_MIDDLES = Op(
+    "cell_middles",
+    "The patches in the middle of each cell of a packed sequence.",
+    infer=_infer_rows(4),
+    emit=_grid_call("cell_middles"),
+    attrs=GridAttrs,
+    results=("middles",),
+    host=True,
+    inline=False,
+)
+KEPT_INDEX = Op(
+    "kept_index",
+    "Places of the tokens that a mask keeps; None where the mask is absent.",
+    infer=lambda ops: (TensorType((Dim.sym("kept_tokens"),), "int", nullable=True),),
+    emit=lambda node, scope: call(scope.helper("kept_index"), scope.use(node["mask"])),
+    results=("kept_tokens",),
+    bears=frozenset({"mask"}),
+    host=True,
+    inline=False,
+)
+
+
+# ------------------------------------------------------------------------------- order and
+# attention
+
+
+def _infer_pool_cells(ops: Operands):
+    return (ops.tensor("x").with_shape(ops.tensor("middles").shape[0], ops.tensor("x").width),)
+
+
+POOL_CELLS = Op(
+    "pool_cells",
+    "Each cell of a packed sequence as one token, as a bilinear reduction gives it.",
+    infer=_infer_pool_cells,
+    emit=lambda node, scope: method(
+        scope.atom(f"{scope.name(node['x'])}[{scope.use(node['middles']).flat()}]"), "mean", "1"
+    ),
+    results=("x",),
+    inline=False,
+)
+
+
+class PoolCellsArgs(Args):
+    """Arguments of `pool_cells`: names of the grid, and of the side of a cell of each image."""
+
+    grid: str
+    merges: str
+
+
+def _lower_pool_cells(b, x, args: PoolCellsArgs):
+    operands = {"grid": b.value(args.grid), "merges": b.value(args.merges)}
+    attrs = GridAttrs(rows=Dim.sym("cells"))
+    return b.node("pool_cells", {"x": x, "middles": b.plan("cell_middles", operands, attrs)})
+
+
+POOL_CELLS_STEP = StepKind("pool_cells", POOL_CELLS.doc, PoolCellsArgs, _lower_pool_cells)
+
+
+SELECT_TOKENS = Op(
+    "select_tokens",
+    "Some tokens of a packed sequence; all of them where nothing says which.",
+    infer=lambda ops: (ops.tensor("x").with_shape(Dim.sym("kept_tokens"), ops.tensor("x").width),),
+    emit=lambda node, scope: call(
+        scope.helper("select_tokens"), scope.use(node["x"]), scope.use(node["index"])
+    ),
+    results=("x",),
+    inline=False,
+)
+
+
+class KeepArgs(Args):
+    """Arguments of `select_tokens`: the name of a mask, which may be absent."""
+
+    mask: str
+
+
+def _lower_keep(b, x, args: KeepArgs):
+    index = b.plan("kept_index", {"mask": b.value(args.mask)})
+    return b.node("select_tokens", {"x": x, "index": index})
+
+
+SELECT_TOKENS_STEP = StepKind(
+    "select_tokens", SELECT_TOKENS.doc, KeepArgs, _lower_keep, shorthand="mask"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PackAttrs:
+    """Nothing: the index says it all."""
+
+
+def _infer_pack(ops: Operands):
+    x = ops.tensor("x")
+    return (x.with_shape(ops.tensor("index").shape[0], *x.shape[2:]),)
+
+
+PACK = Op(
+    "pack",
+    "The patches of several images in one sequence, without padding.",
+    infer=_infer_pack,
+    emit=lambda node, scope: scope.atom(
+        f"{method(scope.use(node['x']), 'flatten', '0', '1').flat()}"
+        f"[{scope.use(node['index']).flat()}]"
+    ),
+    attrs=PackAttrs,
+    results=("x",),
+    inline=False,
+)
+
+
+class PackArgs(Args):
+    """Arguments of `pack`: the name of the index."""
+
+    index: str
+
+
+PACK_STEP = StepKind(
+    "pack",
+    PACK.doc,
+    PackArgs,
+    lambda b, x, args: b.node("pack", {"x": x, "index": b.value(args.index)}, PackAttrs()),
+    shorthand="index",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +469,7 @@ def _emit_reorder(node, scope):
         order = method(order, "argsort")
     if node.attrs.group == Dim.const(1):
         return scope.atom(f"{scope.name(node['x'])}[{order.flat()}]")
-    groups = method(x, "unflatten", "0", f"(-1, {scope.dim(node.attrs.group)})")
-    return method(scope.atom(f"{groups.flat()}[{order.flat()}]"), "flatten", "0", "1")
+    return call(scope.helper("reorder"), x, order, scope.dim(node.attrs.group))
 
 
 REORDER = Op(
@@ -276,7 +493,8 @@ class ReorderArgs(Args):
 
 def _lower_reorder(b, x, args: ReorderArgs):
     operands = {"x": x, "order": b.value(args.order)}
-    return b.node("reorder", operands, ReorderAttrs(args.group, args.inverse))
+    attrs = ReorderAttrs(args.group, args.inverse)
+    return b.node("reorder", operands, attrs, hints=(base_name(x.name),))
 
 
 REORDER_STEP = StepKind("reorder", REORDER.doc, ReorderArgs, _lower_reorder, shorthand="order")

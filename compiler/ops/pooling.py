@@ -106,7 +106,7 @@ ATTENTION_POOL_STEP = StepKind(
 
 @dataclass(frozen=True, slots=True)
 class PoolAttrs:
-    """Which row of each sequence is taken, or that all are averaged; for `eos`, the id and what it may stand for."""
+    """Which row of each sequence is taken, or that all are averaged; for `eos`, the id."""
 
     at: str
     token: Dim | None = None
@@ -134,7 +134,8 @@ def _emit_pool_tokens(node, scope):
 
 POOL = Op(
     "pool",
-    "One vector for each sequence: its first (a class token), its last, the one at a token, or their mean.",
+    "One vector for each sequence: its first (a class token), its last, the one at a token, or "
+    "their mean.",
     infer=_infer_pool_tokens,
     emit=_emit_pool_tokens,
     attrs=PoolAttrs,
@@ -146,8 +147,9 @@ POOL = Op(
 class PoolArgs(Args):
     """Arguments of `pool`.
 
-    `eos` is the first token with the id `token` among the ids that the component reads. Where that id is `largest`, the row's
-    largest id is meant, as in configurations that were written with a wrong one.
+    `eos` is the first token with the id `token` among the ids that the component reads. Where that
+    id is `largest`, the row's largest id is meant, as in configurations that were written with a
+    wrong one.
     """
 
     at: Literal["cls", "last", "mean", "eos"]

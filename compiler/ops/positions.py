@@ -15,10 +15,11 @@ AXES = TensorType((Dim.sym("batch"), Dim.sym("tokens"), Dim.const(3)), "int")
 
 @dataclass(frozen=True, slots=True)
 class MultimodalAttrs:
-    """How many patches a token spans on each side, the speed of the time axis, and where text goes on."""
+    """How many patches a token spans on each side, the speed of the time axis, and where text goes
+    on."""
 
     merge: Dim
-    tokens_per_second: Scalar | None
+    tokens_per_second: Scalar
     advance: str
 
 
@@ -28,8 +29,7 @@ PLANNED = ("token_types", "attention_mask", "image_grid", "video_grid", "seconds
 def _emit_multimodal(node, scope):
     attrs = node.attrs
     operands = [scope.use(v) if (v := node.get(role)) else "None" for role in PLANNED]
-    speed = "None" if attrs.tokens_per_second is None else scope.scalar(attrs.tokens_per_second)
-    rest = [scope.dim(attrs.merge), speed, f'"{attrs.advance}"']
+    rest = [scope.dim(attrs.merge), scope.scalar(attrs.tokens_per_second), f'"{attrs.advance}"']
     ids = scope.use(node["ids"])
     return call(scope.helper("multimodal_positions"), ids, *operands, *rest)
 
@@ -70,7 +70,7 @@ class MultimodalArgs(Args):
     video_grid: str
     seconds: str | None = None
     merge: Size
-    tokens_per_second: Number | None = None
+    tokens_per_second: Number = Scalar(1.0)
     advance: Literal["extent", "side"] = "extent"
 
 

@@ -35,7 +35,8 @@ PREPEND_QUERIES = Op(
 
 
 class QueriesArgs(Args):
-    """Arguments of `prepend_queries`; `rank` counts the dimensions in the checkpoint, leading ones included."""
+    """Arguments of `prepend_queries`; `rank` counts the dimensions in the checkpoint, leading ones
+    included."""
 
     count: Size
     rank: int = 2
@@ -73,7 +74,7 @@ def _emit_positions(node, scope):
 
 POSITION_TABLE = Op(
     "position_table",
-    "A learned vector added at each position, from a table for sequences of any length up to its own.",
+    "A learned vector added at each position, from a table for sequences of any length up to its own.",  # noqa: E501
     infer=_infer_positions,
     emit=_emit_positions,
     module_kind="embedding",
@@ -83,7 +84,8 @@ POSITION_TABLE = Op(
 
 
 class PositionTableArgs(Args):
-    """Arguments of `position_table`: how many positions it has, and whether cached tokens stand before the sequence."""
+    """Arguments of `position_table`: how many positions it has, and whether cached tokens stand
+    before the sequence."""
 
     rows: Size
     cached: bool = False
@@ -140,7 +142,8 @@ PADDING_MASK = Op(
 
 
 class PaddingMaskArgs(Args):
-    """Arguments of `padding_mask`: a named value, 1 for tokens and 0 for padding, and how many keys stand before them."""
+    """Arguments of `padding_mask`: a named value, 1 for tokens and 0 for padding, and how many keys
+    stand before them."""
 
     mask: str
     before: Size = Dim.const(0)

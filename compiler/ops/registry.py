@@ -1,4 +1,5 @@
-"""What an op, a module kind and a step are. The records themselves stand in one file per subject beside this one.
+"""What an op, a module kind and a step are. The records themselves stand in one file per subject
+beside this one.
 
 - An `Op` is a node of the IR: attributes, shape rule, cost, emission.
 - A `ModuleKind` is a piece of state: its parameters' shapes and how the emitted class builds it.
@@ -92,10 +93,18 @@ class Op:
         infer: result types from operand types; raises ShapeError.
         emit: the Python expression; a Call, Atom or Binary.
         flops: multiply-adds counted twice, from the same operands.
-        joins: operands whose absence the op bears (their optionality ends here); the first role is the fallback.
+        joins: operands whose absence the op bears (their optionality ends here); the first role is
+            the fallback.
         bears: operands that may be None when the op runs; it knows what to do then.
+        gives_optional: from its attributes, inputs of its graph without which its results do not
+            exist.
         effect: kept even though nothing reads its result.
-        host: work on the model's inputs that is done before the traced forward, in the emitted `plan`.
+        host: work on the model's inputs that is done before the traced forward, in the emitted
+            `plan`.
+        stored: last parts of the names of tensors that some checkpoints hold although the op
+            computes them.
+        state: how the decoding state of one layer is allocated, from the node and a printer of
+            sizes.
         inline: whether its expression may be written inside its reader's.
     """
 
@@ -108,15 +117,19 @@ class Op:
     results: tuple[str, ...] = ("h",)
     joins: frozenset[str] = frozenset()
     bears: frozenset[str] = frozenset()
+    gives_optional: Callable[[Any], frozenset[str]] | None = None
     effect: bool = False
     host: bool = False
     inline: bool = True
     flops: Callable[[Operands], Dim] | None = None
+    stored: tuple[str, ...] = ()
+    state: "Callable[[Node, Callable[[Dim], str]], Expr] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleKind:
-    """A primitive piece of state: `shapes` gives its parameters in order; `construct` the expression that builds it."""
+    """A primitive piece of state: `shapes` gives its parameters in order; `construct` the
+    expression that builds it."""
 
     name: str
     attrs: type
@@ -131,7 +144,8 @@ class StepKind:
     Attributes:
         args: pydantic model of its arguments.
         lower: adds nodes and modules to the builder, gives the running value.
-        module: default name of its module; a composite step becomes a class of its own inside layers.
+        module: default name of its module; a composite step becomes a class of its own inside
+            layers.
         shorthand: the argument that a bare value sets (`layer_norm: 1e-5`).
         roles: default names of its weights, by role, in order.
         component: the kinds of component that this step may be alone.

@@ -11,7 +11,8 @@ from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
 @dataclass(frozen=True, slots=True)
 class PixelShuffleAttrs:
-    """Side of a cell, what runs slowest in the vector of one, and the map's rows where it is not square."""
+    """Side of a cell, what runs slowest in the vector of one, and the map's rows where it is not
+    square."""
 
     factor: int
     order: str = "rows"
@@ -49,7 +50,8 @@ PIXEL_SHUFFLE = Op(
 class PixelShuffleArgs(Args):
     """Arguments of `pixel_shuffle`.
 
-    `order` is what runs slowest in a cell's vector: its `rows`, its `columns`, or the `channels` of what it is made of. A map
+    `order` is what runs slowest in a cell's vector: its `rows`, its `columns`, or the `channels` of
+    what it is made of. A map
     is square unless `rows` says how many it has.
     """
 

@@ -1,14 +1,19 @@
-"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other graphs."""
+"""How a body is put together: residuals, repeated layers, slices of the sequence, calls of other
+graphs."""
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from vlmspec.compiler.emit.expr import atom, call, slice_text
+from vlmspec.compiler.emit.expr import atom, call, method, slice_text
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module
 from vlmspec.compiler.ir.types import StateType, same_dim
-from vlmspec.compiler.ops.args import Args, Size
-from vlmspec.compiler.ops.registry import Op, Operands, StepKind, same_as
+from vlmspec.compiler.ops.activation import ScaledAddAttrs
+from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.registry import Op, Operands, StepKind
+from vlmspec.diagnostics.text import quote
+from vlmspec.dsl.schema import ComponentName, Name, Title
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,8 @@ class GraphAttrs:
 class RepeatAttrs:
     """Which graphs are repeated, how often, and which of them each layer is.
 
-    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one: `places[k]` are the layers of
+    Layer i is graph number `cycle[i % len(cycle)]`, unless `places` lists i for another one:
+    `places[k]` are the layers of
     graph number k + 1.
     """
 
@@ -34,10 +40,19 @@ class RepeatAttrs:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttrs:
-    """Which of the repeated layers run: from `start` up to `stop`."""
+    """Which of the repeated layers run, from `start` up to `stop`, and which of their states are
+    kept.
+
+    The states that enter (`before`) or leave the layers `taps` come out side by side: those of one
+    layer after another, or
+    with the layers' channels in turns (`interleave`).
+    """
 
     start: Dim
     stop: Dim
+    taps: tuple[int, ...] = ()
+    before: bool = False
+    interleave: bool = False
 
 
 def _emit_call(node, scope):
@@ -53,6 +68,11 @@ CALL = Op(
 )
 
 
+def _infer_repeat(ops: Operands):
+    x, taps = ops.tensor("x"), ops.attrs.taps
+    return (x, x.with_width(x.width * len(taps))) if taps else (x,)
+
+
 def _emit_repeat(node, scope):
     """Write the loop; its result keeps the name of the value that runs through it."""
     state = {role for role, v in node.inputs if v.type == StateType("cache")}
@@ -60,20 +80,43 @@ def _emit_repeat(node, scope):
     blocks = scope.module(node) + scope.span(node)
     name = scope.loop_variable(node, x)
     operands = [atom("layer_cache") if role in state else scope.use(v) for role, v in rest]
+    target, source = "block", blocks
     if state:
         cache = scope.use(dict(node.inputs)[next(iter(state))]).flat()
-        caches = f"{cache} or [None] * len({blocks})"
-        scope.block(f"for block, layer_cache in zip({blocks}, {caches}, strict=True):")
-    else:
-        scope.block(f"for block in {blocks}:")
-    scope.line(name, call("block", name, *operands), indent=4)
+        target = "block, layer_cache"
+        source = f"zip({blocks}, {cache} or [None] * len({blocks}), strict=True)"
+    step = call("block", name, *operands)
+    if node.attrs.taps:
+        return _emit_taps(node, scope, name, step, (target, source))
+    scope.block(f"for {target} in {source}:")
+    scope.line(name, step, indent=4)
     return atom(name)
+
+
+def _emit_taps(node, scope, name: str, step, loop: tuple[str, str]):
+    """Write the loop so that it also keeps the states of some layers."""
+    attrs, states = node.attrs, scope.claim(node.outputs[1])
+    target, source = loop
+    scope.block(f"{states} = []")
+    scope.block(f"for i, {f'({target})' if ',' in target else target} in enumerate({source}):")
+    if not attrs.before:
+        scope.line(name, step, indent=4)
+    layers = ", ".join(map(str, attrs.taps)) + ("," if len(attrs.taps) == 1 else "")
+    scope.block(f"    if i in ({layers}):")
+    scope.block(f"        {states}.append({name})")
+    if attrs.before:
+        scope.line(name, step, indent=4)
+    if attrs.interleave:
+        scope.line(states, method(call("torch.stack", states, dim="-1"), "flatten", "-2"))
+    else:
+        scope.line(states, call("torch.cat", states, dim="-1"))
+    return atom(f"{name}, {states}")
 
 
 REPEAT = Op(
     "repeat",
     "Layers of one form, one after another; what is not the running value goes to each of them.",
-    infer=same_as("x"),
+    infer=_infer_repeat,
     emit=_emit_repeat,
     attrs=SpanAttrs,
     results=("x",),
@@ -82,7 +125,8 @@ REPEAT = Op(
 
 
 def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
-    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first result."""
+    """Close `child`, declare it in `graph` as module `name`, and call it; gives its first
+    result."""
     return call_results(graph, child, given, outputs, name, [hint])[0]
 
 
@@ -95,29 +139,46 @@ def call_results(graph, child, given: dict[str, Any], outputs, name: str, hints)
 
 
 class ResidualArgs(Args):
-    """Arguments of `residual`: the steps of the branch."""
+    """Arguments of `residual`: the steps of the branch, and factors on what it starts from and on
+    its result."""
 
     body: tuple[Any, ...]
+    alpha: Number | None = None
+    beta: Number | None = None
 
 
 def _lower_residual(b, x, args: ResidualArgs):
-    return b.node("add", {"x": x, "y": b.lower_body(b, x)})
+    y = b.lower_body(b, x)
+    if args.alpha is None and args.beta is None:
+        return b.node("add", {"x": x, "y": y})
+    return b.node("scaled_add", {"x": x, "y": y}, ScaledAddAttrs(args.alpha, args.beta))
 
 
 RESIDUAL_STEP = StepKind(
     "residual",
-    "The steps inside are a branch whose result is added to what it started from.",
+    "The steps inside are a branch whose result is added to what it started from; "
+    "`alpha` scales the latter, `beta` the branch.",
     ResidualArgs,
     _lower_residual,
     shorthand="body",
 )
 
 
+class TapsArgs(Args):
+    """States of several layers, side by side under a name: those that enter or leave the listed
+    layers."""
+
+    layers: tuple[int, ...]
+    name: ComponentName
+    when: Literal["before", "after"] = "after"
+    interleave: bool = False
+
+
 class BlockArgs(Args):
     """Arguments of `block`: the steps inside, and what they are."""
 
     body: tuple[Any, ...]
-    title: str = "Steps that belong together."
+    title: Title = "Steps that belong together."
 
 
 def _lower_block(b, x, args: BlockArgs):
@@ -139,13 +200,16 @@ BLOCK_STEP = StepKind(
 
 
 class LayersArgs(Args):
-    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which layers are of it."""
+    """Arguments of `layers`: how many, and the steps of one of them, or of each kind and which
+    layers are of it."""
 
     count: Size
     body: tuple[Any, ...] = ()
-    kinds: dict[str, Any] = {}
+    kinds: dict[Name, Any] = {}
     pattern: tuple[str, ...] = ()
     at: dict[str, tuple[int, ...]] = {}
+    leading: dict[str, int] = {}
+    taps: TapsArgs | None = None
 
 
 def _lower_layers(b, x, args: LayersArgs):
@@ -153,7 +217,8 @@ def _lower_layers(b, x, args: LayersArgs):
     builders = []
     prefix = b.weights.key("layers") + ".{i}"
     for name, tree in children.items():
-        suffix = "block" if len(children) == 1 else f"{name}_block"
+        stack = "block" if b.name == "blocks" else b.name.removesuffix("s")
+        suffix = stack if len(children) == 1 else f"{name}_{stack}"
         doc = "One layer." if len(children) == 1 else f"One layer, of the kind `{name}`."
         child = b.graph.child(f"{b.graph.name}.{suffix}", per_layer=True, doc=doc, span=b.span)
         start = child.input("x", x.type)
@@ -166,11 +231,16 @@ def _lower_layers(b, x, args: LayersArgs):
         for other, _ in builders:
             for value in list(other.captures):
                 child.own(value)
+    order = {value.name: place for place, value in enumerate(builders[0][0].inputs)}
+    for child, _ in builders:
+        child.inputs.sort(key=lambda value: order[value.name])
     graphs = tuple(child.finish(result).name for child, result in builders)
     attrs = RepeatAttrs(graphs, args.count, cycle, places)
     b.graph.add_module(Module(b.name, "repeat", attrs, (), b.span))
     operands = b.graph.operands_for(builders[0][0], {"x": x})
     zero = Dim.const(0)
+    if args.taps is not None:
+        return _lower_taps(b, args, operands)
     if b.tap is None or b.graph is not b.component:
         return b.node("repeat", operands, SpanAttrs(zero, args.count), module=b.name)
     start = zero
@@ -183,7 +253,8 @@ def _lower_layers(b, x, args: LayersArgs):
 
 
 def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
-    """The layers after which the state is taken, the first ones first, and how many have run there."""
+    """The layers after which the state is taken, the first ones first, and how many have run
+    there."""
     sizes, depths = b.program.sizes, b.tap.depths(count)
     total = count.value(sizes)
     for layer, depth in depths.items():
@@ -192,6 +263,20 @@ def _taps(b, count: Dim) -> list[tuple[int, Dim]]:
             mend = f"choose an index from {-total - 1} to {total}; -1 is the last layer's output"
             b.program.fail("VS313", message, b.tap.span, mend, (count,))
     return sorted(depths.items(), key=lambda item: item[1].value(sizes))
+
+
+def _lower_taps(b, args: LayersArgs, operands):
+    """The layers, and a named value of the states of some of them."""
+    taps, total = args.taps, args.count.value(b.program.sizes)
+    for layer in taps.layers:
+        if not 0 <= layer < total:
+            mend = f"choose indices from 0 to {total - 1}"
+            b.fail("VS313", f"layer {layer} is tapped, but there are {total} layers", mend)
+    before = taps.when == "before"
+    attrs = SpanAttrs(Dim.const(0), args.count, taps.layers, before, taps.interleave)
+    x, states = b.node("repeat", operands, attrs, module=b.name, hints=("x", taps.name))
+    b.values[taps.name] = states
+    return x
 
 
 def _check_repeatable(b, start, result) -> None:
@@ -207,28 +292,48 @@ def _check_repeatable(b, start, result) -> None:
 
 
 def _layer_kinds(b, args: LayersArgs):
-    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of `pattern`."""
+    """The body of each kind, the layers that `at` gives to all but the first, and the cycle of
+    `pattern`."""
     if bool(args.body) == bool(args.kinds):
         b.fail("VS102", "`layers` needs a `body`, or `kinds` with `pattern` or `at`")
     if args.body:
         return {"": b.tree}, (), (0,)
     trees = _find_kinds(b.tree)
     order = list(args.kinds)
-    words = [word for entry in args.pattern for word in _repeated(entry)]
-    for word in [*words, *args.at]:
+    words = [word for entry in args.pattern for word in _repeated(b, entry)]
+    for word in [*words, *args.at, *args.leading]:
         if word not in order:
             known = ", ".join(f"`{k}`" for k in order)
             b.fail("VS104", f"no kind of layer is called `{word}`; there are {known}")
-    places = tuple(args.at.get(name, ()) for name in order[1:]) if args.at else ()
+    given = args.at | {name: tuple(range(count)) for name, count in args.leading.items()}
+    places = tuple(given.get(name, ()) for name in order[1:]) if given else ()
     if not places and not words:
         b.fail("VS102", "`kinds` needs `pattern` or `at` to say which layers are of which kind")
+    if words:
+        total = args.count.value(b.program.sizes)
+        layers = tuple(words[i % len(words)] for i in range(total))
+        b.scope.settings.spell_out(args.pattern, layers)
+        words = _cycle(words)
     return {name: trees[name] for name in order}, places, tuple(map(order.index, words)) or (0,)
 
 
-def _repeated(entry: str) -> list[str]:
+def _cycle(words: list[str]) -> list[str]:
+    """The shortest beginning that the rest repeats."""
+    for length in range(1, len(words)):
+        if all(a == b for a, b in zip(words, words[length:], strict=False)):
+            return words[:length]
+    return words
+
+
+def _repeated(b, entry: str) -> list[str]:
     """`lightning * 7` as seven words."""
-    word, _, times = entry.partition("*")
-    return [word.strip()] * (int(times) if times.strip().isdigit() else 1)
+    word, star, times = entry.partition("*")
+    if not star:
+        return [word.strip()]
+    if not re.fullmatch(r" *[1-9][0-9]{0,3} *", times, re.ASCII):
+        mend = "write how often, as in `local * 5`, with a number from 1 to 9999"
+        b.fail("VS104", f"{quote(entry)} is not an entry of a pattern", mend)
+    return [word.strip()] * int(times)
 
 
 def _find_kinds(tree):

@@ -9,7 +9,8 @@ from vlmspec.compiler.passes.base import Context
 
 @dataclass(frozen=True)
 class EliminateDeadCode:
-    """Drop nodes whose results nothing reads; their modules stay, as the checkpoint has their tensors.
+    """Drop nodes whose results nothing reads; their modules stay, as the checkpoint has their
+    tensors.
 
     Before: `x_1 = repeat(x=x) @blocks` `h = layer_norm(x=x_1) @post_norm` `return x`
     After: `return x`

@@ -16,7 +16,8 @@ ZERO = Dim.const(0)
 class FoldConstants:
     """Merge literal factors and slices, and drop those that change nothing.
 
-    Before: `a = scale(x=x) {factor=2.0}` `b = scale(x=a) {factor=0.5}` `c = slice_tokens(x=b) {start=0}`
+    Before: `a = scale(x=x) {factor=2.0}` `b = scale(x=a) {factor=0.5}` `c = slice_tokens(x=b)
+        {start=0}`
     After: every reader of `c` reads `x`
     """
 

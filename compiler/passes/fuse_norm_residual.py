@@ -29,6 +29,8 @@ class FuseNormResidual:
             feeder = graph.producer(node["x"])
             if feeder is None or feeder.op != "add":
                 context.refused(self.name, graph, node, self._why_not(graph, feeder))
+            elif graph.used_once(feeder.output):
+                context.refused(self.name, graph, node, "nothing but the norm reads the sum")
             else:
                 context.took(self.name, graph, node, "with the residual addition before it")
                 graph = self._fuse(graph, feeder, node)

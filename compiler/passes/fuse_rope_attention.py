@@ -10,7 +10,8 @@ from vlmspec.compiler.passes.base import Context
 class FuseRopeAttention:
     """Let attention rotate its queries and keys itself.
 
-    Before: `q_1 = rope(x=q, cos=cos, sin=sin)` `k_1 = rope(x=k, …)` `h = attention(q=q_1, k=k_1, v=v)`
+    Before: `q_1 = rope(x=q, cos=cos, sin=sin)` `k_1 = rope(x=k, …)` `h = attention(q=q_1, k=k_1,
+        v=v)`
     After: `h = attention(q=q, k=k, v=v, cos=cos, sin=sin)`
     """
 

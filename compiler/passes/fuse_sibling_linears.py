@@ -90,7 +90,8 @@ class FuseSiblingLinears:
 
 
 def _named(node: Node, name: str, taken: set[str]) -> Value:
-    """The piece that takes the place of a node's result, called after its module where that is free."""
+    """The piece that takes the place of a node's result, called after its module where that is
+    free."""
     return replace(node.output, name=name) if name not in taken else node.output
 
 

@@ -13,7 +13,8 @@ from vlmspec.compiler.passes.base import Context
 class HoistSplitHeads:
     """Let all pieces of a split become heads in one view.
 
-    Before: `q, k, v = split(x=qkv)` `q_1 = split_heads(x=q)` `k_1 = split_heads(x=k)` `v_1 = split_heads(x=v)`
+    Before: `q, k, v = split(x=qkv)` `q_1 = split_heads(x=q)` `k_1 = split_heads(x=k)` `v_1 =
+        split_heads(x=v)`
     After: `h = split_heads(x=qkv)` `q_1, k_1, v_1 = split(x=h) {dim=-2}`
     """
 

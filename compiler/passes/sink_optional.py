@@ -8,7 +8,8 @@ from vlmspec.compiler.passes.base import Context
 
 @dataclass(frozen=True)
 class SinkOptional:
-    """Order nodes so that those which need an optional input are neighbours: one `if` in the emitted code.
+    """Order nodes so that those which need an optional input are neighbours: one `if` in the
+    emitted code.
 
     Before: `v = call(x=pixels) @vision` `x = embedding(ids=ids)` `x_1 = splice(x=x, visual=v)`
     After: `x = embedding(ids=ids)` `v = call(x=pixels) @vision` `x_1 = splice(x=x, visual=v)`

@@ -166,7 +166,8 @@ def pack_tiles(views: Tensor, newline: Tensor, index: Tensor) -> Tensor:
 
 
 def resize_weights(size: int, wanted: int) -> tuple[Tensor, Tensor]:
-    """Interpolate `wanted` points among `size` ones: two sources of each [wanted, 2], their weights.
+    """Interpolate `wanted` points among `size` ones: two sources of each [wanted, 2], their
+    weights.
 
     Pixel centres are aligned, as in `F.interpolate(..., align_corners=False)`.
     """

@@ -1,4 +1,5 @@
-"""Positions of text, images and videos on the axes time, height and width (M-RoPE, Wang et al., 2024).
+"""Positions of text, images and videos on the axes time, height and width (M-RoPE, Wang et al.,
+2024).
 
 Legend: B batch, T new tokens, S tokens seen, I images, V videos.
 """
@@ -56,10 +57,11 @@ def multimodal_positions(
     video_grid: Tensor | None,
     seconds: Tensor | None,
     merge: int,
-    tokens_per_second: float | None,
+    tokens_per_second: float,
     advance: str,
 ) -> Tensor | None:
-    """Time, row and column of every token, counted from the first of these tokens; None for text alone.
+    """Time, row and column of every token, counted from the first of these tokens; None for text
+    alone.
 
     A text token stands one further on all axes than the token before. The tokens of an image or
     video stand where their cell is, from the next free position on.
@@ -72,7 +74,7 @@ def multimodal_positions(
         video_grid: the same of each video [V, 3].
         seconds: time between two frames of each video [V]; 1 if not given.
         merge: how many patches a token spans, on each side.
-        tokens_per_second: steps of the time axis in a second of video; None for one per frame.
+        tokens_per_second: steps of the time axis in a second of video.
         advance: text goes on after the largest position so far (`extent`), or after as many
             positions as the longer side of a frame has tokens (`side`).
 
@@ -87,13 +89,15 @@ def multimodal_positions(
     if token_types is None:
         raise ValueError("images and videos need mm_token_type_ids, which the processor gives")
     images, videos = ([] if g is None else g.tolist() for g in (image_grid, video_grid))
-    steps = [1.0] * len(videos)
-    if tokens_per_second is not None:
-        times = steps if seconds is None else seconds.tolist()
-        steps = [tokens_per_second * time for time in times]
+    times = [1.0] * len(videos) if seconds is None else seconds.tolist()
     cells = {
         1: iter([grid_cells(grid, merge, 1) for grid in images]),
-        2: iter([grid_cells(g, merge, step) for g, step in zip(videos, steps, strict=True)]),
+        2: iter(
+            [
+                grid_cells(grid, merge, tokens_per_second * time)
+                for grid, time in zip(videos, times, strict=True)
+            ]
+        ),
     }
     rows, length = input_ids.shape
     positions = torch.zeros(rows, length, 3, dtype=torch.long)
@@ -112,13 +116,15 @@ def axis_positions(
     attention_mask: Tensor | None,
     cache: "Cache | None",
 ) -> Tensor:
-    """Positions of the new tokens on three axes [B or 1, T, 3]: as given, else from the cached tokens on.
+    """Positions of the new tokens on three axes [B or 1, T, 3]: as given, else from the cached
+    tokens on.
 
     The cache keeps how far the positions of each row are ahead of the number of its tokens.
 
     Args:
         x: embeddings of the new tokens [B, T, D].
-        planned: positions that images and videos give them, counted from the first of them [B, T, 3].
+        planned: positions that images and videos give them, counted from the first of them [B, T,
+            3].
         position_ids: positions to take instead [B, T] or [3, B, T].
         attention_mask: 1 for tokens, 0 for padding, cached ones included [B, S]; None if all are 1.
         cache: the state of earlier tokens.

@@ -1,4 +1,5 @@
-"""Rotary position embedding with positions on several axes. Legend: B batch, T tokens, N packed patches, E head dimension."""
+"""Rotary position embedding with positions on several axes. Legend: B batch, T tokens, N packed
+patches, E head dimension."""
 
 import torch
 from torch import Tensor
@@ -29,10 +30,11 @@ def rope_table_axes(
         dtype: dtype of the result.
 
     Returns:
-        Two tables [..., 1, E], each half of E alike; they broadcast over the heads.
+        Two tables [..., 1, E] that broadcast over the heads; see `rope_table`.
     """
     exact = torch.promote_types(dtype, torch.float32)
     axes = zip(positions.unbind(-1), frequencies.split(sections), strict=True)
     angles = [axis[..., None, None].to(exact) * part.to(exact) for axis, part in axes]
-    angles = torch.cat([*angles, *angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    angles = torch.cat(angles, dim=-1)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)

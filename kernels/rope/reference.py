@@ -62,6 +62,13 @@ def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tu
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
+def apply_partial_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first dimensions of each head, as many as the tables have [B, T, H, E]."""
+    width = cos.shape[-1]
+    rotated = apply_rope(x[..., :width], cos, sin)
+    return torch.cat([rotated, x[..., width:]], dim=-1)
+
+
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the two halves of each head against each other [B, T, H, E]; see `rope_table`."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,4 +1,5 @@
-"""Maps of vectors. Legend: B images, N vectors of a map in reading order, D their width, F side of a cell."""
+"""Maps of vectors. Legend: B images, N vectors of a map in reading order, D their width, F side of
+a cell."""
 
 import math
 

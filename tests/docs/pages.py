@@ -14,6 +14,7 @@ The first word of a fence is its language; the others say how the block is check
     python              a snippet; those of one page run in order and share their names
     python file=NAME    a file
     python excerpt=...  lines that the emitted package of the named spec has
+    text output         what the snippet above it prints; `...` as in a console
     text                an illustration
 """
 
@@ -26,6 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 GENERATED = ("ops.md", "diagnostics.md")
 PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+
+
+def name(page: Path) -> str:
+    """A page's path in the repository."""
+    return page.relative_to(ROOT).as_posix()
+
 
 LANGUAGES = {"yaml", "console", "sh", "python", "text", "json"}
 _FENCE = re.compile(r"^(`{3,})(.*)$")

@@ -1,4 +1,4 @@
-"""Every example of the language reference compiles, or is refused in the words that stand below it."""
+"""Every example of the language reference compiles, or is refused in the words below it."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from pages import DOCS, Block, blocks
 
 import vlmspec
@@ -35,7 +36,8 @@ vlmspec: 1
 part: guest
 kind: decoder
 title: A small guest
-sizes: {vocab_size: 100}
+sizes:
+  vocab_size: 100
 embed: [{embedding: {rows: vocab_size, width: 64}}]
 body: [rms_norm]
 head: [{linear: {out: vocab_size}, name: head}]
@@ -53,6 +55,17 @@ outputs: {logits: text}
     "connector": ARCHITECTURE.replace("{connector: linear, from", "{connector: NAME, from")
     .replace(", out: text.hidden_size", "")
     .replace("config: text_config", "config: text_config, hidden_size: 64"),
+    "memory": """\
+vlmspec: 1
+name: host
+title: "A host with a memory"
+inputs: {input_ids: text, pixel_values: image}
+graph:
+  vision: {encoder: clip-vit, from: pixel_values, config: vision_config}
+  project: {connector: linear, from: vision, out: 64}
+  text: {decoder: NAME, from: {tokens: input_ids, memory: project}}
+outputs: {logits: text}
+""",
 }
 
 
@@ -68,12 +81,11 @@ def sections(text: str, indent: int = 0) -> dict[str, str]:
 
 
 def merged(host: str, fragment: str) -> str:
-    """The host with the fragment's sections in place of its own; components one by one."""
+    """The host with the fragment's sections in place of its own, components and sizes singly."""
     whole = sections(host)
     for key, text in sections(fragment).items():
-        if key == "graph":
-            components = sections(whole[key], 2) | sections(text, 2)
-            text = "".join(components.values())
+        if key in ("graph", "sizes") and key in whole:
+            text = "".join((sections(whole[key], 2) | sections(text, 2)).values())
         whole[key] = text
     return "".join(whole.values())
 
@@ -92,6 +104,7 @@ def write(block: Block) -> str:
     name, kind = (re.search(rf"^{key}: (.+)$", part, re.M)[1] for key in ("part", "kind"))  # pyright: ignore[reportOptionalSubscript]
     Path("parts").mkdir()
     Path(f"parts/{name}.yaml").write_text(part, encoding="utf-8")
+    kind = "memory" if "memory" in block.marks else kind
     Path("spec.yaml").write_text(USERS[kind].replace("NAME", name), encoding="utf-8")
     return "spec.yaml"
 
@@ -101,9 +114,11 @@ def lines(block: Block) -> str:
 
 
 @pytest.mark.parametrize("block", [b for b in EXAMPLES if "error" not in b.marks], ids=lines)
-def test_example_compiles(block, tmp_path, monkeypatch):
+def test_example_compiles_and_imports(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert vlmspec.compile(write(block), output="package").path.is_dir()
+    package = vlmspec.compile(write(block), output="package").load()
+    with torch.device("meta"):
+        package.Model()
 
 
 @pytest.mark.parametrize("block", ANSWERS, ids=lines)

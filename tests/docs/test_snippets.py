@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import GENERATED, PAGES, ROOT, Block, blocks
+from pages import GENERATED, PAGES, ROOT, Block, blocks, name
 
 from vlmspec.cli import run
 
@@ -30,13 +30,26 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", CHECKED, ids=name)
 def test_page_does_what_it_says(page, workplace, monkeypatch):
     if any("build/llava-small" in block.text for block in blocks(page)):
         write_demo_checkpoint(monkeypatch)
     names = {"__name__": "__main__"}
+    printed = ""
     for block in blocks(page):
-        play(block, names)
+        if "output" in block.marks:
+            assert agrees(block.text.splitlines(), printed), f"{block.place}:\n{printed}"
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            play(block, names)
+        printed = out.getvalue()
+
+
+def test_commands_that_are_not_run_are_those_of_the_makefile():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for page in PAGES:
+        for block in blocks(page):
+            if "manual" in block.marks:
+                assert set(re.findall(r"^make (\w+)", block.text, re.M)) <= {*targets}, block.place
 
 
 def write_demo_checkpoint(monkeypatch) -> None:
@@ -90,17 +103,27 @@ def commands(block: Block) -> list[tuple[str, list[str]]]:
 def check_output(block: Block, command: str, expected: list[str]) -> None:
     """Compare what a command prints with what the page says; `...` stands for anything."""
     _, output = shell(command)
-    found = "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
     wanted = "\n".join(expected).strip("\n").splitlines()
-    if re.fullmatch("".join(map(pattern, wanted)), found):
+    if agrees(wanted, output):
         return
-    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in "\n".join(wanted):
+    found = plain(output)
+    if not os.environ.get("VLMSPEC_WRITE_SNAPSHOTS") or "..." in wanted:
         pytest.fail(f"{block.place}: $ {command}\n{found}", pytrace=False)
     lines = block.page.read_text(encoding="utf-8")
     session = f"$ {command}\n"
     old = session + "".join(f"{line}\n" for line in expected)
     assert lines.count(old) == 1, f"{block.place}: edit this by hand"
     block.page.write_text(lines.replace(old, session + found), encoding="utf-8")
+
+
+def plain(output: str) -> str:
+    """What is printed, without spaces at the ends of lines and empty lines at either end."""
+    return "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
+
+
+def agrees(wanted: list[str], output: str) -> bool:
+    """Whether a command prints what a page shows."""
+    return re.fullmatch("".join(map(pattern, wanted)), plain(output)) is not None
 
 
 def pattern(line: str) -> str:
@@ -115,17 +138,22 @@ def pattern(line: str) -> str:
 
 
 def shell(command: str) -> tuple[int, str]:
-    """Run a command; those of vlmspec in this process, which has torch already."""
+    """Run a command; gives its status and output, errors included where it fails.
+
+    Commands of vlmspec run in this process, which has torch already.
+    """
     words = shlex.split(command)
     if words[0] == "vlmspec" and not {"|", ">", "&&", ";"} & set(words):
-        out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        out, err = (
+            io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in "12"
+        )
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = run(words[1:])
-        return status, out.buffer.getvalue().decode()  # pyright: ignore[reportAttributeAccessIssue]
-    result = subprocess.run(
-        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return result.returncode, result.stdout
+        printed = [stream.buffer.getvalue().decode() for stream in (out, err)]  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        status, printed = result.returncode, [result.stdout, result.stderr]
+    return status, "".join(printed if status else printed[:1])
 
 
 def check_excerpt(block: Block) -> None:

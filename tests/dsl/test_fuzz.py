@@ -18,7 +18,7 @@ import yaml
 from vlmspec import api
 from vlmspec.diagnostics.model import SpecError
 from vlmspec.diagnostics.render import render
-from vlmspec.dsl.loader import bundled_folder
+from vlmspec.dsl.loader import bundled_folder, bundled_specs
 
 EXAMPLES = int(os.environ.get("VLMSPEC_FUZZ", "600"))
 CHUNKS = 4
@@ -208,11 +208,14 @@ def assert_harmless(folder: Path, **options: Any) -> None:
 
 @cache
 def usual_imports() -> frozenset[str]:
-    """What the package of a sound spec imports."""
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = api.compile("llava", output=Path(folder) / "package")
-        trees = [ast.parse(path.read_text()) for path in compiled.path.glob("*.py")]
-    return frozenset(name for tree in trees for name in imports(tree))
+    """What the packages of the shipped specs import."""
+    found: set[str] = set()
+    for spec in bundled_specs():
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = api.compile(spec, output=Path(folder) / "package")
+            for path in compiled.path.glob("*.py"):
+                found |= set(imports(ast.parse(path.read_text(encoding="utf-8"))))
+    return frozenset(found)
 
 
 def imports(tree: ast.Module) -> Iterator[str]:

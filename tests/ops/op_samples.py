@@ -167,6 +167,69 @@ SAMPLES = [
     Sample(
         "attention", GROUPS | TABLES | {"mask": MASK, "cache": "kv"}, "{head_dim=6, causal=True}"
     ),
+    Sample("partial_rope", {"x": "float[batch, tokens, 4, 9]"} | TABLES),
+    Sample("partial_rope", {"x": "float[batch, tokens, 4, 6]"} | TABLES),
+    Sample("scaled_add", {"x": X, "y": X}, "{alpha=2.5, beta=eps}", sizes=EPS),
+    Sample("scaled_add", {"x": X, "y": X}, "{beta=0.5}", sizes=D),
+    Sample("route", {"logits": X}, '{top_k=k, score="softmax"}', sizes=D | {"k": 2}),
+    Sample(
+        "route", {"logits": X}, '{top_k=3, score="softmax", normalize=True, scale=2.5}', sizes=D
+    ),
+    Sample("route", {"logits": X}, '{top_k=3, score="top-softmax"}', sizes=D),
+    Sample(
+        "experts",
+        {"x": X, "weights": "float[b, t, 2]", "chosen": "int[b, t, 2]"},
+        module='experts {count=3, width=d, inner=5, act="silu"}',
+        sizes=D,
+    ),
+    Sample(
+        "route",
+        {"logits": X},
+        '{top_k=2, score="softmax", groups=4, top_groups=2, scale=2.5}',
+        sizes=D,
+    ),
+    Sample(
+        "route",
+        {"logits": X, "bias": "float[d]"},
+        '{top_k=2, score="sigmoid", normalize=True, scale=eps}',
+        sizes=EPS,
+    ),
+    Sample("rotate_tail", {"x": "float[batch, tokens, 4, 9]"} | TABLES),
+    Sample("rotate_tail", {"x": "float[batch, tokens, 1, 6]"} | TABLES),
+    *(
+        Sample(
+            "latent_attention",
+            {
+                "q": f"float[batch, {tokens}, 4, 9]",
+                "k": f"float[batch, {tokens}, 1, 6]",
+                "v": f"float[batch, {tokens}, d]",
+                "mask": "-" + MASK,
+                "cache": "-kv",
+            },
+            "{own_dim=3, value_dim=5}",
+            "linear {in_features=d, out_features=32, bias=False}",
+            sizes=D,
+        )
+        for tokens in (1, 5)
+    ),
+    Sample("token_mask", {"x": X, "attention_mask": "int[batch, keys]|none"}, sizes=D, loose=True),
+    Sample("token_mask", {"x": X, "attention_mask": "-int[batch, keys]|none"}, sizes=D),
+    *(
+        Sample("decay_rates", {"x": X}, f'{{heads={h}, layer=1, layers=4, form="{f}"}}', sizes=D)
+        for h in (6, 8)
+        for f in ("exact", "stored")
+    ),
+    *(
+        Sample(
+            "lightning_attention",
+            HEADS | {"rates": "float[4]", "valid": f"{v}|none", "cache": "-kv"},
+            "{block=size}",
+            sizes={"size": size},
+            values={"rates": lambda torch, shape: torch.rand(shape)},
+        )
+        for size in (2, 5, 256)
+        for v in ("float[batch, tokens, 1, 1]", "-float[batch, tokens, 1, 1]")
+    ),
     Sample("advance_cache", {"x": X, "cache": "cache"}, sizes=D),
     Sample("call", {"x": X}, module="graph @block", sizes=D, graphs=BLOCK),
     Sample(
@@ -292,6 +355,39 @@ FAULTS = [
         "rope",
         {"x": "float[b, t, 4, 8]", "cos": "float[b, t, 1, 6]", "sin": "float[b, t, 1, 6]"},
         "head and rotary table differ: 8 against 6",
+    ),
+    Fault(
+        "partial_rope",
+        {"x": "float[b, t, 4, 5]", "cos": "float[b, t, 1, 6]", "sin": "float[b, t, 1, 6]"},
+        "the rotary table is wider than a head: 6 against 5",
+    ),
+    Fault(
+        "route",
+        {"logits": X},
+        "9 of `d` (8) experts cannot be chosen",
+        '{top_k=9, score="softmax"}',
+        sizes=D,
+    ),
+    Fault(
+        "experts",
+        {"x": X, "weights": "float[b, t, 2]", "chosen": "int[b, t, 2]"},
+        "each expert takes vectors of 9 numbers, and is given `d` (8)",
+        module='experts {count=3, width=9, inner=5, act="silu"}',
+        sizes=D,
+    ),
+    Fault(
+        "latent_attention",
+        {"q": "float[b, t, 4, 9]", "k": "float[b, t, 1, 5]", "v": X},
+        "queries and keys differ in width: 9 against 8",
+        "{own_dim=3, value_dim=5}",
+        "linear {in_features=8, out_features=32, bias=False}",
+        sizes=D,
+    ),
+    Fault(
+        "lightning_attention",
+        HEADS | {"k": "float[batch, tokens, 4, 5]", "rates": "float[4]"},
+        "queries and keys have heads of different widths: 6 against 5",
+        "{block=4}",
     ),
     Fault(
         "attention",

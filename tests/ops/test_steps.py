@@ -70,12 +70,37 @@ USES = {
         "attention: {num_heads: 4, num_kv_heads: 2, mask: none}",
         "decoder",
         (
-            ("none", "casual", "VS104", "casual"),
+            ("none", "casual", "VS203", ""),
             ("num_heads: 4", "num_heads: 3", "VS304", ""),
             ("num_kv_heads: 2", "num_kv_heads: 3", "VS306", ""),
             ("mask: none", "rope: {type: yarm}", "VS104", "yarm"),
             ("mask: none", "rope: {type: linear}", "VS102", ""),
         ),
+    ),
+    "moe": Use(
+        "moe: {num_experts: 4, top_k: 2, intermediate_size: 6, shared_size: 5}",
+        "decoder",
+        (
+            ("top_k: 2", "top_k: 5", "VS305", ""),
+            ("top_k: 2", "top_k: two", "VS302", "two"),
+            ("}", ", layout: piled}", "VS104", "piled"),
+            ("}", ", router: {score: random}}", "VS104", "random"),
+        ),
+    ),
+    "latent_attention": Use(
+        "latent_attention: {num_heads: 2, own_dim: 4, rope_dim: 2, value_dim: 3, rank: 5}",
+        "decoder",
+        (
+            ("rank: 5", "rank: five", "VS302", "five"),
+            ("rank: 5", "query_rank: five", "VS103", "five"),
+            ("rank: 5", "rope: {type: yarm}", "VS104", "yarm"),
+        ),
+    ),
+    "lightning_attention": Use(
+        "layers: 2\n    body:\n      - lightning_attention: "
+        "{num_heads: 2, head_dim: 4, num_layers: 2}",
+        "decoder",
+        (("head_dim: 4", "head_dim: four", "VS302", "four"), ("}", ", decay: no}", "VS104", "no")),
     ),
     "residual": Use(
         "residual: [act: silu]",
@@ -166,8 +191,57 @@ def inputs(use: Use) -> dict[str, Any]:
     return {"encoder": pixels, "fixed": pixels, "fusion": ids | pixels}.get(use.where, ids)
 
 
+# Used by the parts of tests/parity alone so far; a step leaves this list with its first use here.
+BY_PARITY = {
+    "attention_pool",
+    "block",
+    "concat",
+    "cross_attention",
+    "flatten",
+    "fold_tokens",
+    "gate",
+    "grid_positions",
+    "image_grid",
+    "join_frames",
+    "keep_tokens",
+    "layer_scale",
+    "mask_rows",
+    "memory_mask",
+    "multimodal_positions",
+    "norm",
+    "pack",
+    "pack_frames",
+    "pack_tiles",
+    "packed_patch_embed",
+    "pad_tokens",
+    "padding_mask",
+    "patch_index",
+    "patch_mask",
+    "patch_positions",
+    "pixel_shuffle",
+    "pool_cells",
+    "position_table",
+    "prepend_queries",
+    "real_images",
+    "relative_bias",
+    "reorder",
+    "resize_tokens",
+    "seeing_rows",
+    "segments",
+    "select_tokens",
+    "skip_without",
+    "take_images",
+    "take_tiles",
+    "tile_embedding",
+    "tile_padding_mask",
+    "tile_position_embedding",
+    "unflatten",
+    "window_order",
+}
+
+
 def test_every_step_is_used():
-    assert set(USES) == set(STEPS)
+    assert set(USES) | BY_PARITY == set(STEPS)
 
 
 @pytest.mark.parametrize("name", USES)

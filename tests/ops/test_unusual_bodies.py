@@ -10,6 +10,7 @@ from vlmspec import api
 
 CAUSAL = "attention: {num_heads: 2, mask: causal, rope: {theta: 100.0}}"
 BODIES = {
+    "two composite steps outside of layers": ["mlp: {widths: [6, 8]}", "mlp: {widths: [4, 8]}"],
     "layers with one attention": [f"layers: 2|{CAUSAL}"],
     "layers without weights": ["layers: 2|act: silu", "linear: 8"],
     "no layers at all": ["layers: 0|linear: 8"],
@@ -21,10 +22,6 @@ BODIES = {
 }
 # Fixing one of them turns its test red: move it up then.
 UNSUPPORTED = {
-    "two composite steps outside of layers": (
-        ["mlp: {widths: [6, 8]}", "mlp: {widths: [4, 8]}"],
-        "composite steps outside of layers share the names of their modules",
-    ),
     "cached attention outside of layers": (
         [CAUSAL],
         "it is given the cache of the whole model, not a layer's part",

@@ -43,6 +43,9 @@ class Tiny:
 
     @property
     def mask(self) -> torch.Tensor:
+        if (ids := self.inputs.get("decoder_input_ids")) is not None:
+            # An encoder reads the prompt; the logits are those of the decoder's tokens.
+            return self.inputs.get("decoder_attention_mask", torch.ones_like(ids))
         return self.inputs["attention_mask"]
 
     def given(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -51,7 +54,13 @@ class Tiny:
 
 
 def tiny_checkpoint(
-    root: Path, spec: str, reference: str, kind: str, seed: int, sizes: dict | None = None
+    root: Path,
+    spec: str,
+    reference: str,
+    kind: str,
+    seed: int,
+    sizes: dict | None = None,
+    options: tuple[str, ...] = (),
 ) -> Tiny:
     """Build a checkpoint, or find the one that another test or process has built."""
     label = json.dumps([reference, seed, sizes], sort_keys=True)
@@ -60,13 +69,13 @@ def tiny_checkpoint(
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").is_file():
             model.save_pretrained(folder)
-    return Tiny(spec, reference, folder, inputs)
+    return Tiny(spec, reference, folder, inputs, options)
 
 
 @functools.cache
 def compiled(spec: str, folder: Path, set: tuple[str, ...] = ()):
     """Compile a spec for a checkpoint, once for each process."""
-    name = "-".join((spec, *set))
+    name = "-".join((Path(spec).stem if spec.endswith(".yaml") else spec, *set))
     output = folder.with_name(f"{folder.name}.packages") / str(os.getpid()) / name
     output.parent.mkdir(parents=True, exist_ok=True)
     return vlmspec.compile(spec, checkpoint=folder, output=output, dtype="float32", set=set)
@@ -96,7 +105,8 @@ def precision(dtype: torch.dtype):
 
 
 def planned(model, inputs: dict) -> dict:
-    """The inputs, and the plan that a model makes of their values, so that the rest can be traced."""
+    """The inputs, and the plan that a model makes of their values, so that the rest can be
+    traced."""
     if not hasattr(model, "plan"):
         return dict(inputs)
     names = inspect.signature(model.plan).parameters
@@ -174,8 +184,10 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def greedy(model, tiny: Tiny, tokens: int = 64) -> torch.Tensor:
     """The new tokens that transformers generates greedily, through its cache."""
-    config = model.generation_config
-    config.eos_token_id, config.pad_token_id = None, references.PAD
+    for module in model.modules():
+        # Some classes hand the work to their language model, which has settings of its own.
+        if (config := getattr(module, "generation_config", None)) is not None:
+            config.eos_token_id, config.pad_token_id = None, references.PAD
     output = model.generate(
         **tiny.inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1
     )

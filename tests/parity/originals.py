@@ -1,6 +1,7 @@
 """Numbers that systems' own code gave, and what it takes to compare an emitted model with them.
 
-A folder of `originals/` holds a tiny checkpoint under the names of that code, inputs and outputs; its
+A folder of `originals/` holds a tiny checkpoint under the names of that code, inputs and outputs;
+its
 `origin.json` says which code ran, and how. Its prompts have one id where an image goes.
 """
 
@@ -40,15 +41,16 @@ def settings(name: str, file: str = "config.json") -> dict:
     return json.loads((FOLDER / name / file).read_text())
 
 
-def model(root: Path, spec: str, name: str, config: dict, names: dict[str, str], dtype):
+def model(root: Path, spec: str | Path, name: str, config: dict, names: dict[str, str], dtype):
     """The emitted model with an original's weights, renamed by the first prefix that fits."""
     folder = root / name
     folder.mkdir(exist_ok=True)
     tensors = load_file(FOLDER / name / "model.safetensors")
     save_file({_renamed(k, names): v for k, v in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    tiny = harness.Tiny(spec, name, folder, {})
-    return harness.emitted(tiny, dtype)
+    output = root / f"{name}.package"
+    package = harness.vlmspec.compile(spec, checkpoint=folder, output=output, force=True).load()
+    return package.Model.from_pretrained(folder, dtype=dtype).eval()
 
 
 def _renamed(key: str, names: dict[str, str]) -> str:

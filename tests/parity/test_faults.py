@@ -50,7 +50,7 @@ FAULTS = (
           r"x = self.pre_norm(x)\n\1x = x + self.position_embedding"),
     Fault("norm left out", MODELING, r"self\.(pre_norm|norm1|norm)\(x\)", "x"),
     Fault("rotary base off by 0.1 %", MODELING, r"self\.config\.rope_theta", r"\g<0> * 1.001"),
-    Fault("rotation reversed", FUNCTIONAL, r"\[-second, first\]", "[second, -first]"),
+    Fault("rotation reversed", FUNCTIONAL, r"\[-sin, sin\]", "[sin, -sin]"),
     Fault("positions shifted for the keys", FUNCTIONAL, r"apply_rope\(k, cos, sin\)",
           "apply_rope(k, cos.roll(1, 1), sin.roll(1, 1))"),
     Fault("residual of the feed-forward left out", MODELING, r"return x \+ self\.mlp\(h\)",

@@ -32,6 +32,7 @@ class Architecture:
         kinds: the batches that the model takes; see `references.Case`.
         sizes: sizes other than the builder's own, by name.
         parameters: exact count of each variant at full size.
+        options: settings of the spec under which it is the reference.
         choices: what a package compiled without a checkpoint has to be told, as `name=value`.
     """
 
@@ -40,6 +41,7 @@ class Architecture:
     kinds: tuple[str, ...] = ("plain", "padded", "right", "mixed", "text")
     sizes: dict[str, dict] = field(default_factory=dict)
     parameters: dict[str | None, int] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
 
 
@@ -105,7 +107,7 @@ EACH_BATCH = pytest.mark.parametrize(("architecture", "kind", "seed", "size"), b
 
 def make(root: Path, a: Architecture, kind: str = "padded", seed: int = 0, size=None) -> Tiny:
     sizes = a.sizes[size] if size else None
-    return harness.tiny_checkpoint(root, a.spec, a.reference, kind, seed, sizes)
+    return harness.tiny_checkpoint(root, a.spec, a.reference, kind, seed, sizes, a.options)
 
 
 @DTYPES

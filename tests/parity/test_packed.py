@@ -5,6 +5,7 @@ Their forward traces when it is given a plan; see `Model.plan`.
 
 import inspect
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import torch
 from parity import harness
 from parity.harness import Tiny
 from parity.test_models import DTYPES, SEARCH, Architecture, assert_same_tensors
+from safetensors.torch import save_file
 
 
 @dataclass(frozen=True)
 class Packed(Architecture):
-    """What is tested of one spec; see `Architecture`.
+    """What is tested of one spec; see `Architecture`. A video alone has rows of one length.
 
     Attributes:
         set: options that make the spec follow the reference where it would not.
@@ -40,6 +42,24 @@ QWEN2_SIZES = {
         },
     },
 }
+WINDOW_SIZES = {
+    "wide-windows": {
+        "vision": {"window_size": 56, "fullatt_block_indexes": [0, 2], "num_heads": 2},
+        "model": {"tie_word_embeddings": True},
+    },
+    "all-full": {"vision": {"depth": 4, "fullatt_block_indexes": [0, 1, 2, 3]}},
+}
+PIXTRAL_SIZES = {
+    "silu": {"vision": {"hidden_act": "silu", "num_attention_heads": 2, "num_hidden_layers": 3}},
+    "grouped": {"text": {"head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 1}},
+}
+NAVIT_SIZES = {
+    "wide": {
+        "vision": {"num_attention_heads": 3, "layer_norm_eps": 1e-5},
+        "text": {"num_key_value_heads": 1},
+    },
+    "tied": {"text": {"tie_word_embeddings": True}, "model": {"tie_word_embeddings": True}},
+}
 ARCHITECTURES = (
     Packed(
         "qwen2-vl",
@@ -49,8 +69,41 @@ ARCHITECTURES = (
         set=SIDE,
     ),
     Packed("qwen2-vl", "qwen2_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
+    Packed(
+        "qwen2.5-vl",
+        "qwen2_5_vl",
+        sizes=WINDOW_SIZES,
+        parameters={
+            None: 8_292_166_656,
+            "3b": 3_754_622_976,
+            "32b": 33_452_718_336,
+            "72b": 73_410_777_344,
+        },
+        set=SIDE,
+    ),
+    Packed("qwen2.5-vl", "qwen2_5_vl_video", kinds=("plain", "padded", "right"), set=SIDE),
+    Packed(
+        "pixtral",
+        "pixtral_llava",
+        sizes=PIXTRAL_SIZES,
+        parameters={None: 12_682_739_712, "124b": 124_134_870_400},
+    ),
+    Packed(
+        "videollama-3",
+        "video_llama3",
+        sizes=NAVIT_SIZES,
+        parameters={None: 1_959_993_584, "7b": 8_044_744_944},
+    ),
+    Packed("videollama-3", "video_llama3_video", kinds=("plain",)),
+    Packed("ui-tars", "qwen2_vl", kinds=("padded",), parameters={None: 8_291_375_616}, set=SIDE),
+    Packed(
+        "ui-tars-1.5", "qwen2_5_vl", kinds=("padded",), parameters={None: 8_292_166_656}, set=SIDE
+    ),
 )
-EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
+PIXTRAL = next(a for a in ARCHITECTURES if a.spec == "pixtral")
+EACH = pytest.mark.parametrize(
+    "architecture", ARCHITECTURES, ids=lambda a: f"{a.spec}-{a.reference}"
+)
 
 
 def batches() -> list:
@@ -60,14 +113,30 @@ def batches() -> list:
         rows += [(a, kind, 0, None) for kind in a.kinds]
         kinds = itertools.cycle(["padded", "plain"])
         rows += [(a, next(kinds), 1, size) for size in a.sizes]
-    return [pytest.param(*row, id="-".join(map(str, (row[0].reference, *row[1:])))) for row in rows]
+    return [
+        pytest.param(*row, id="-".join(map(str, (row[0].spec, row[0].reference, *row[1:]))))
+        for row in rows
+    ]
 
 
 EACH_BATCH = pytest.mark.parametrize(("architecture", "kind", "seed", "size"), batches())
+EACH_KIND = pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        pytest.param(a, kind, id=f"{a.spec}-{a.reference}-{kind}")
+        for a in ARCHITECTURES
+        for kind in ("plain", "padded", "right")
+        if kind in a.kinds
+    ],
+)
+SEVERAL = pytest.mark.parametrize(
+    "architecture", [a for a in ARCHITECTURES if "padded" in a.kinds], ids=lambda a: a.reference
+)
 
 
-def make(root: Path, a: Packed, kind: str = "padded", seed: int = 0, size=None) -> Tiny:
+def make(root: Path, a: Packed, kind: str | None = None, seed: int = 0, size=None) -> Tiny:
     sizes = a.sizes[size] if size else None
+    kind = kind or ("padded" if "padded" in a.kinds else "plain")
     tiny = harness.tiny_checkpoint(root, a.spec, a.reference, kind, seed, sizes)
     return Tiny(tiny.spec, tiny.reference, tiny.folder, tiny.inputs, a.set)
 
@@ -117,8 +186,7 @@ def test_greedy_tokens_agree(shared_folder, architecture, kind, seed, size):
     assert torch.equal(got[:, tiny.mask.shape[1] :], want)
 
 
-@pytest.mark.parametrize("kind", ["plain", "padded", "right"])
-@EACH
+@EACH_KIND
 def test_generation_with_and_without_a_cache_agree(shared_folder, architecture, kind):
     tiny = make(shared_folder, architecture, kind)
     model = harness.emitted(tiny, torch.float64)
@@ -162,14 +230,15 @@ def test_transformers_reads_the_config_of_a_new_model(shared_folder, architectur
     again = type(theirs).from_dict(harness.emitted(tiny).config.to_json())
     for part in ("vision_config", "text_config"):
         ours, want = getattr(again, part).to_dict(), getattr(theirs, part).to_dict()
-        passive = {"dtype", "bos_token_id", "eos_token_id", "pad_token_id", "head_dim"}
-        differing = {k for k in want if ours[k] != want[k]} - passive
-        assert differing <= {"max_position_embeddings", "use_cache", "initializer_range"}
+        # Not part of what a forward computes; or, as the type of a plain decoder, another word for
+        # it.
+        passive = {"dtype", "bos_token_id", "eos_token_id", "pad_token_id", "head_dim", "use_cache"}
+        passive |= {"max_position_embeddings", "image_size", "initializer_range", "model_type"}
+        assert not {k for k in want if k in ours and ours[k] != want[k]} - passive
 
 
 @pytest.mark.parametrize("chunks", [(1,), (3, 2)], ids=["token by token", "in chunks"])
-@pytest.mark.parametrize("kind", ["plain", "padded"])
-@EACH
+@EACH_KIND
 def test_prefill_equals_steps_through_the_cache(shared_folder, architecture, kind, chunks):
     tiny = make(shared_folder, architecture, kind)
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
@@ -194,9 +263,9 @@ def test_prefill_equals_steps_through_the_cache(shared_folder, architecture, kin
     assert harness.compare(torch.cat(pieces, 1), want, mask) <= 1e-12
 
 
-@EACH
+@SEVERAL
 def test_padding_does_not_matter(shared_folder, architecture):
-    padded, right = (make(shared_folder, architecture, kind) for kind in ("padded", "right"))
+    padded = make(shared_folder, architecture, "padded")
     model = harness.emitted(padded, torch.float64)
     given = padded.given(torch.float64)
     order = padded.mask.argsort(dim=1, stable=True, descending=True)
@@ -207,10 +276,9 @@ def test_padding_does_not_matter(shared_folder, architecture):
     for row, to in zip(range(len(order)), order, strict=True):
         keep = moved["attention_mask"][row].bool()
         assert harness.compare(other[row][keep], left[row][to][keep]) <= 1e-12
-    assert right.mask[1, 0] == 1
 
 
-@EACH
+@SEVERAL
 def test_batch_rows_are_independent(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
@@ -261,7 +329,7 @@ class Logits(torch.nn.Module):
     ("spec", "variant", "count"),
     [
         pytest.param(a.spec, variant, count, id=f"{a.spec}-{variant or 'default'}")
-        for a in ARCHITECTURES
+        for a in (*ARCHITECTURES, Packed("tarsier2", "", parameters={None: 8_291_375_616}))
         for variant, count in a.parameters.items()
     ],
 )
@@ -335,7 +403,7 @@ def original_positions(inputs: dict, merge: int, speed: float | None) -> torch.T
 def test_positions_follow_the_original_by_default(shared_folder, architecture):
     tiny = make(shared_folder, architecture)
     model = harness.emitted(Tiny(tiny.spec, tiny.reference, tiny.folder, tiny.inputs))
-    speed = getattr(model.config.vision, "tokens_per_second", None)
+    speed = getattr(model.config.text, "tokens_per_second", None)
     places = original_positions(tiny.inputs, 2, speed)
     planned = plan_of(model, tiny.inputs).token_places
     assert torch.equal(planned.movedim(-1, 0), places)
@@ -378,3 +446,115 @@ def test_visual_tokens_are_those_of_the_processor(shared_folder, size):
     with pytest.raises(ValueError, match="placeholder"):
         extra = torch.cat([ids, torch.full((1, 1), references.IMG)], 1)
         model(**{**given, "input_ids": extra, "mm_token_type_ids": torch.zeros_like(extra)})
+
+
+def test_images_alone_and_packed_give_the_same(shared_folder):
+    """No image sees another one, nor the padding that brings them to one size."""
+    tiny = make(shared_folder, PIXTRAL, "plain")
+    model, given = harness.emitted(tiny, torch.float64), tiny.given(torch.float64)
+    pixels, sizes = given["pixel_values"], given["image_sizes"]
+    with harness.verification.capture(model, {"vision": "vision"}) as seen, torch.no_grad():
+        model(**given)
+        packed = seen["vision"]
+        counts = (sizes // 8).prod(-1).tolist()
+        alone = []
+        for image, (height, width), count in zip(pixels, sizes.tolist(), counts, strict=True):
+            seen["vision"] = None
+            ids = torch.full((1, count), references.IMG)
+            model(ids, image[None, :, :height, :width])  # sizes are needed for padding only
+            alone.append(seen["vision"])
+    for one, two in zip(alone, packed.split(counts), strict=True):
+        assert harness.compare(one, two) <= 1e-12
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 33), (20, 130), (8, 8)])
+def test_rows_of_placeholders_are_those_of_the_processor(shared_folder, size):
+    references._transformers()
+    from transformers import PixtralImageProcessor
+
+    tiny = make(shared_folder, PIXTRAL, "plain")
+    model = harness.emitted(tiny)
+    processor = PixtralImageProcessor(patch_size=8, size={"longest_edge": 64})
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(2))
+    out = dict(processor(images=[image.to(torch.uint8)], return_tensors="pt"))
+    out["image_sizes"] = torch.as_tensor(out["image_sizes"])
+    rows, columns = (out["image_sizes"][0] // 8).tolist()
+    ids = ([*[references.IMG] * columns, references.START] * rows)[:-1] + [references.END, 7]
+    assert len(ids) - 1 == rows * (columns + 1)
+    given = {"input_ids": torch.tensor([ids]), **out}
+    with torch.no_grad():
+        got, want = model(**given).logits, harness.reference(tiny)(**given).logits
+    assert harness.compare(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize("merge", [1, 2, 3, 4, 5])
+def test_cells_are_reduced_as_bilinear_interpolation_does(merge):
+    from vlmspec.kernels.packed.reference import cell_middles, grid_positions
+
+    grid, merges = torch.tensor([[2, 2 * merge, 3 * merge]]), torch.tensor([merge])
+    frames = torch.randn(2, 4, 2 * merge, 3 * merge, dtype=torch.float64)
+    want = torch.nn.functional.interpolate(frames, size=(2, 3), mode="bilinear")
+    rows, columns = grid_positions(grid, merges)[: frames[0, 0].numel()].unbind(-1)
+    packed = frames[:, :, rows, columns].transpose(1, 2).flatten(0, 1)
+    got = packed[cell_middles(grid, merges)].mean(1)
+    assert harness.compare(got, want.flatten(2).transpose(1, 2).flatten(0, 1)) <= 1e-12
+
+
+def test_images_and_a_video_in_one_prompt(shared_folder):
+    images, video = (a for a in ARCHITECTURES if a.spec == "videollama-3")
+    one, two = make(shared_folder, images, "plain"), make(shared_folder, video)
+    ids = torch.cat([one.inputs["input_ids"], two.inputs["input_ids"][:, 1:]], 1)
+    given = two.inputs | one.inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        got = harness.emitted(one)(**given).logits
+        want = harness.reference(one)(**given).logits
+    assert harness.compare(got, want) <= 1e-5
+
+
+def test_a_video_without_a_mask_keeps_all_tokens(shared_folder):
+    video = next(a for a in ARCHITECTURES if a.reference == "video_llama3_video")
+    tiny = make(shared_folder, video)
+    given = {k: v for k, v in tiny.inputs.items() if k != "video_compression_mask"}
+    ids = torch.tensor([[references.BOS, *[references.VID] * 12, 9, 8]])
+    given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        got = harness.emitted(tiny)(**given).logits
+        want = harness.reference(tiny)(**given).logits
+    assert harness.compare(got, want) <= 1e-5
+
+
+CONTAINER = {
+    "visual.": "vision_tower.",
+    "model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_vl_video"])
+def test_the_same_network_in_a_container(shared_folder, tmp_path, name, dtype):
+    """Tarsier 2 is Qwen2-VL under the names of a container."""
+    tiny = harness.tiny_checkpoint(shared_folder, "tarsier2", name, "padded", 0)
+    folder = tmp_path / "container"
+    folder.mkdir()
+    tensors = harness.tensors_of(tiny.folder)
+    renamed = {
+        new + key.removeprefix(old): tensor
+        for key, tensor in tensors.items()
+        for old, new in CONTAINER.items()
+        if key.startswith(old)
+    }
+    assert len(renamed) == len(tensors)
+    save_file(renamed, folder / "model.safetensors")
+    config = json.loads((tiny.folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llava"}))
+    model = harness.emitted(Tiny(tiny.spec, name, folder, tiny.inputs, SIDE), dtype)
+    reference = Tiny("qwen2-vl", name, tiny.folder, tiny.inputs, SIDE)
+    errors = harness.stage_errors(reference, model, dtype)
+    assert None not in errors.values() and "logits" in errors
+    assert not {n: e for n, e in errors.items() if e > harness.TOLERANCES[dtype]}
+    if dtype == torch.float32:
+        got = model.generate(**tiny.inputs, max_new_tokens=24, **SEARCH)[:, tiny.mask.shape[1] :]
+        assert torch.equal(got, harness.greedy(harness.reference(tiny), tiny, 24))
+        model.save_pretrained(tmp_path / "again")
+        assert_same_tensors(harness.tensors_of(tmp_path / "again"), renamed)

@@ -38,7 +38,7 @@ def test_arguments_have_types_and_defaults() -> None:
     told = {a["name"]: (a["type"], a["default"]) for a in find("attention")[0]["arguments"]}
     assert told["num_heads"] == ("size", "required")
     assert told["head_dim"] == ("size", "not set")
-    assert told["mask"] == ("`none` or `causal`", "none")
+    assert told["mask"] == ("text", "none")
     assert told["rope.theta"] == ("number", "10000.0")
     assert told["bias"] == ("true or false", "false")
 

@@ -18,8 +18,9 @@ _MODULE = frozenset(
     "zero_grad".split()
 )
 _EMITTED = frozenset(
-    "alternates config config_class frequencies generate generation_defaults ignored_suffixes "
-    "layer_cache new_cache num_parameters from_pretrained save_pretrained weight_map".split()
+    "alternates config config_class frequencies generate generates generation_defaults "
+    "ignored_suffixes layer layer_cache new_cache num_parameters from_pretrained save_pretrained "
+    "weight_map".split()
 )
 _GENERATION = frozenset(
     "attention_mask cache cos keys logits_to_keep mask past position_ids positions sin".split()
@@ -31,19 +32,19 @@ MODULES = _PYTHON | _MODULE | _EMITTED | _GENERATION | {"x"}
 COMPONENTS = MODULES | {"batch", "images", "model", "tokens"}
 """Names that a component cannot have: an attribute, a variable, the start of sizes' names."""
 
-INPUTS = _PYTHON | _GENERATION | frozenset(dir(builtins)) | _EMITTED | {"x"}
+INPUTS = _PYTHON | (_GENERATION - {"attention_mask"}) | frozenset(dir(builtins)) | _EMITTED | {"x"}
 """Names that an input cannot have: it becomes an argument of the model's `forward`."""
 
 SIZES = (
     _PYTHON
     | frozenset(dir(builtins))
-    | frozenset("batch images keys tokens min max".split())
+    | frozenset("batch images keys layer tokens min max".split())
     | frozenset("check_choice data dataclass field from_json read_size to_json".split())
 )
 """Names that a size cannot have: it becomes a field of an emitted config."""
 
 ARCHITECTURES = frozenset(
-    "cache checkpoint-mixin concat config entry f generation-mixin kv-cache model module output "
+    "cache checkpoint-mixin concat config entry f generation-mixin kv-cache model module numbered output "  # noqa: E501
     "stack tensor tied weight".split()
 )
 """Names that an architecture cannot have: its class would hide one that the emitted code uses."""

@@ -107,7 +107,7 @@ ConfigPrefix = Annotated[
     _matching(
         r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",  # noqa: E501
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
@@ -190,14 +190,16 @@ class Component(BaseModel):
     )
     weights: WeightPrefixes | tuple[WeightName, ...] | dict[str, WeightName] | None = Field(
         default=None,
-        description="Where its tensors live in the checkpoint; `a | b` are alternatives. "
+        description="Where its tensors live in the checkpoint; `a | b` are alternatives, "
+        "and a mapping says what the names that a part starts with are called there. "
         "Its own name where nothing is given.",
     )
     take: Take | None = None
 
     @property
     def kinds(self) -> list[tuple[str, Any]]:
-        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig` until it is known."""
+        """The kind keys with their parts or ops; one that config.json chooses is a `FromConfig`
+        until it is known."""
         return [(kind, given) for kind in KINDS if (given := getattr(self, kind)) is not None]
 
     @property
@@ -239,8 +241,9 @@ class Architecture(Document):
     title: Title
     paper: Title | None = None
     checkpoint: Title | None = Field(default=None, description="A public checkpoint.")
-    model_type: ConfigPath | None = Field(
-        default=None, description="`model_type` of the public config.json."
+    model_type: ConfigPath | tuple[ConfigPath, ...] | None = Field(
+        default=None,
+        description="`model_type` of the public config.json; of several, the first is written.",
     )
     inputs: dict[InputName, Literal["image", "text"] | Input] = Field(
         min_length=1, description="Inputs by the public processor's names, and what each one is."
@@ -270,6 +273,12 @@ class Architecture(Document):
         return {
             n: given if isinstance(given, str) else given.kind for n, given in self.inputs.items()
         }
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """Every `model_type` that the spec reads."""
+        given = self.model_type or ()
+        return (given,) if isinstance(given, str) else given
 
 
 class Part(Document):

@@ -82,6 +82,28 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Numbered:
+    """Parameter `name` is `count` sets of tensors, stacked; `*` in `patterns` is a set's number.
+
+    The tensors of a set follow each other along their first dimension.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    count: int
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The checkpoint tensors that make up the parameter."""
+        return tuple(p.replace("*", str(i)) for i in range(self.count) for p in self.patterns)
+
+    def views(self, parameter: Tensor) -> Iterable[Tensor]:
+        """Return the part of the parameter that each of `keys` stores."""
+        rows = parameter.shape[1] // len(self.patterns)
+        return parameter.view(-1, rows, *parameter.shape[2:]).unbind(0)
+
+
+@dataclass(frozen=True)
 class Tied:
     """Parameter `name` is parameter `to` itself; a checkpoint may repeat its bytes under `key`."""
 
@@ -90,7 +112,7 @@ class Tied:
     key: str
 
 
-Entry = Weight | Concat | Stack | Tied
+Entry = Weight | Concat | Stack | Numbered | Tied
 
 
 @dataclass(frozen=True)
@@ -253,7 +275,7 @@ class CheckpointMixin:
 
 
 def _read(
-    entry: Weight | Concat | Stack,
+    entry: Weight | Concat | Stack | Numbered,
     slot: Tensor,
     prefixes: dict[str, str],
     tensors: Tensors,
@@ -380,7 +402,7 @@ def _stop_tokens(generation: dict[str, Any], config: dict[str, Any]) -> dict[str
     text = config.get("text_config")
     found: dict[str, Any] = {}
     for place in (generation, config, text if isinstance(text, dict) else {}):
-        for name in ("eos_token_id", "pad_token_id"):
+        for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id"):
             if found.get(name) is None and place.get(name) is not None:
                 found[name] = place[name]
     return found

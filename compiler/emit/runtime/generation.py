@@ -17,7 +17,9 @@ from torch import Tensor
 from .outputs import OutputMixin  # noqa: TID251, TID252
 
 # How the names of inputs end that have an entry for each token [B, T, ...] and move with it.
-PER_TOKEN = ("token_type_ids", "attention_mask")
+PER_TOKEN = ("token_type_ids", "cross_attention_mask")
+# Inputs that say what of a memory each token may attend to [B, T, ...].
+MEMORY_MASKS = ("cross_attention_mask",)
 
 
 @dataclass
@@ -47,6 +49,22 @@ class KVCache:
         self.values = torch.empty(*shape, width, dtype=dtype, device=device)
         self.capacity = capacity
         self.length = 0
+        self.memory: tuple[Tensor, Tensor] | None = None
+
+    def recall(self, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keep the keys and values of a memory beside the text, or give back those that are kept.
+
+        Args:
+            k, v: keys and values of a memory [B, S, G, E]; None for those of an earlier call.
+
+        Raises:
+            ValueError: if there are none of an earlier call.
+        """
+        if k is not None and v is not None:
+            self.memory = k, v
+        if self.memory is None:
+            raise ValueError("the first call with a cache needs the inputs that are attended to")
+        return self.memory
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values of new tokens.
@@ -71,6 +89,38 @@ class KVCache:
         self.values.narrow(2, start, end - start).copy_(v)
         self.length = end
         return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+
+
+class RecurrentState:
+    """What is left of the tokens so far in one layer of linear attention, in at least float32."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        exact = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        shape = (batch_size, num_heads, key_dim, value_dim)
+        self.state = torch.zeros(*shape, dtype=exact, device=device)
+
+    def read(self, rows: int) -> Tensor:
+        """Return the state [B, H, E, E].
+
+        Raises:
+            ValueError: if it is of another number of rows.
+        """
+        if rows != self.state.shape[0]:
+            raise ValueError(f"the cache is for {self.state.shape[0]} rows, not for {rows}")
+        return self.state
+
+    def write(self, state: Tensor) -> None:
+        """Keep the state [B, H, E, E] after new tokens."""
+        self.state = state
 
 
 class Cache:
@@ -110,6 +160,7 @@ class GenerationMixin:
     """
 
     own_positions: bool = False
+    generates: str = "input_ids"
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
 
     def generate(
@@ -155,6 +206,9 @@ class GenerationMixin:
         _check_sampling(max_new_tokens, do_sample, temperature, top_k, top_p)
         _check_prompts(input_ids, attention_mask)
         stops, pad = self._stop_tokens(eos_token_id, pad_token_id, input_ids.device)
+        if self.generates != "input_ids":
+            input_ids, inputs = self._start(input_ids, attention_mask, inputs)
+            attention_mask = None
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None  # plain causal attention is faster
         if attention_mask is not None:
@@ -172,6 +226,22 @@ class GenerationMixin:
                 ids, input_ids.shape[1], attention_mask, choose, stops, streamer, use_cache, inputs
             )
         return ids[:, :length].clone()  # outside of inference mode, so that autograd may use it
+
+    def _start(
+        self, prompts: Tensor, mask: Tensor | None, inputs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return what a decoder starts with [B, T], where an encoder reads the prompts, and all
+        other inputs."""
+        inputs = {"input_ids": prompts, "attention_mask": mask, **inputs}
+        given = inputs.pop(self.generates, None)
+        if given is None:
+            first = self.generation_defaults.get("decoder_start_token_id")
+            if first is None:
+                raise ValueError(
+                    f"the checkpoint has no decoder_start_token_id; give {self.generates}"
+                )
+            given = prompts.new_full((len(prompts), 1), first)
+        return given, inputs
 
     def _stop_tokens(
         self, eos: int | Sequence[int] | None, pad: int | None, device: torch.device
@@ -210,7 +280,8 @@ class GenerationMixin:
                 if not self.own_positions:
                     padding["position_ids"] = positions[:, start:end]
             step = ids[:, start:end]
-            output = self(step, cache=cache, logits_to_keep=1, **padding, **inputs)
+            given = _continued(inputs, prompt_length, start, end)
+            output = self(step, cache=cache, logits_to_keep=1, **padding, **given)
             token = choose(output.logits[:, -1])
             if stops is not None:
                 token = torch.where(done, ids[:, end], token)
@@ -221,14 +292,34 @@ class GenerationMixin:
             if stops is not None and done.all():
                 return end + 1
             if use_cache:
-                start, inputs = end, {}  # the cache holds what came of the images
+                start = end
+                # The cache holds what came of the images.
+                kept = ("attention_mask", *MEMORY_MASKS)
+                inputs = {name: value for name, value in inputs.items() if name in kept}
             else:
                 inputs = _extended(inputs, end)
         return total
 
 
+def _is_mask(name: str, value: Any, length: int) -> bool:
+    """Whether an input says what each of the prompt's tokens may attend to [B, T, ...]."""
+    return isinstance(value, Tensor) and name in MEMORY_MASKS and value.shape[1] == length
+
+
+def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dict[str, Any]:
+    """Give masks a row for each of the tokens from `start` to `end`; new tokens see what the
+    prompt's last one does."""
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if _is_mask(name, value, length):
+            rows = torch.arange(start, end, device=value.device).clamp(max=length - 1)
+            found[name] = value[:, rows]
+    return found
+
+
 def _extended(inputs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Add an entry for a new token, which is text, to the inputs that have one for each of `length`."""
+    """Add an entry for a new token, which is text, to the inputs that have one for each of
+    `length`."""
     return {
         name: F.pad(value, (0, 1))
         if isinstance(value, Tensor)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class OutputMixin:
-    """For a dataclass whose fields are outputs: also by name, or by position among the fields that are set."""
+    """For a dataclass of outputs: also by name, or by position among the fields that are set."""
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if not isinstance(key, str):

@@ -1,0 +1,1 @@
+"""Kernel family: relative position bias."""
