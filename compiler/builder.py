@@ -117,12 +117,17 @@ class GraphBuilder:
     decodes: bool = True
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
+    aliases: dict[Value, str] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
 
     def fresh(self, hint: str) -> str:
-        count = self._counts.get(hint, 0)
-        self._counts[hint] = count + 1
-        return f"{hint}_{count}" if count else hint
+        name = hint
+        while name in self._names:
+            self._counts[hint] = self._counts.get(hint, 0) + 1
+            name = f"{hint}_{self._counts[hint]}"
+        self._names.add(name)
+        return name
 
     def input(self, name: str, type: Type) -> Value:
         """Declare an input; inside the graph it is there, whether or not the caller's may be
@@ -183,7 +188,8 @@ class GraphBuilder:
             kind = outer.type
             if self.per_layer and kind == StateType("cache"):
                 kind = StateType("kv")
-            self.captures[value] = self.input(outer.name, kind)
+            name = self.parent.aliases.get(outer, outer.name)
+            self.captures[value] = self.input(name, kind)
         return self.captures[value]
 
     def node(

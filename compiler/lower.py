@@ -575,7 +575,7 @@ class Lowering:
         return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
     def _operand_type(self, place: Place, value: Value):
-        """A further operand's type inside: what may be absent may be None there, but not in a head."""
+        """A further operand's type inside: what may be absent may be None, but not in a head."""
         if isinstance(value.type, TensorType) and value.type.optional and place.kind != "head":
             return replace(value.type, nullable=True)
         return value.type

@@ -1453,8 +1453,16 @@ def _clip(case: Case, eos: int):
 def siglip(case: Case):
     from transformers import SiglipConfig
 
-    cfg = SiglipConfig(text_config=_dual_text(projection_size=48), vision_config=_dual_vision())
-    return cfg, lambda model: {k: v for k, v in _pairs(case).items() if k != "attention_mask"}
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
+    vision = _dual_vision() | vision
+    text = _dual_text(projection_size=vision["hidden_size"]) | text
+    cfg = SiglipConfig(text_config=text, vision_config=vision)
+
+    def inputs(model):
+        out = _pairs(case, vision["image_size"])
+        return {k: v for k, v in out.items() if k != "attention_mask"}
+
+    return cfg, inputs
 
 
 @reference(
@@ -1463,14 +1471,16 @@ def siglip(case: Case):
 def aimv2(case: Case):
     from transformers import Aimv2Config
 
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
     cfg = Aimv2Config(
         text_config={
             k: v for k, v in _dual_text().items() if k not in ("pad_token_id", "bos_token_id")
-        },
-        vision_config=_dual_vision(),
+        }
+        | text,
+        vision_config=_dual_vision() | vision,
         projection_dim=40,
     )
-    return cfg, lambda model: _pairs(case)
+    return cfg, lambda model: _pairs(case, cfg.vision_config.image_size)
 
 
 @reference(
@@ -1483,8 +1493,25 @@ def aimv2(case: Case):
 def aimv2_native(case: Case):
     from transformers import Aimv2VisionConfig
 
-    cfg = Aimv2VisionConfig(**_dual_vision(is_native=True, use_head=False))
-    return cfg, lambda model: {"pixel_values": case.normal(2, 3, 35, 21)}
+    sizes = _dual_vision(is_native=True, use_head=False) | case.sizes.get("vision", {})
+    cfg = Aimv2VisionConfig(**sizes)
+    patch = cfg.patch_size
+    grid = (5, 3) if case.kind == "plain" else (2, 4)
+    return cfg, lambda model: {"pixel_values": case.normal(2, 3, *(patch * n for n in grid))}
+
+
+@reference(
+    "Aimv2VisionModel",
+    mirrors="apple/aimv2-large-patch14-224",
+    cases=("plain",),
+    generates=False,
+    note="a table of positions, no pooling head",
+)
+def aimv2_vision(case: Case):
+    from transformers import Aimv2VisionConfig
+
+    cfg = Aimv2VisionConfig(**(_dual_vision(use_head=False) | case.sizes.get("vision", {})))
+    return cfg, lambda model: {"pixel_values": case.normal(2, 3, cfg.image_size, cfg.image_size)}
 
 
 @reference(

@@ -196,14 +196,24 @@ def sample_inputs(
 
 
 def image_shape(shape: Iterable[Any], config: Any, images: int) -> list[int]:
-    """Give a declared shape its values: names are sizes of the config, other names count images."""
+    """Give a declared shape its values: names are sizes of the config, other names count images.
+
+    A height and a width of any size are a few patches.
+    """
+    patch = next((part.patch_size for part in vars(config).values() if _has_patches(part)), 16)
+    free = {"height": 4 * patch, "width": 3 * patch}
     values = []
     for size in shape:
         found: Any = config
         for part in str(size).split("."):
             found = getattr(found, part, None)
-        values.append(size if isinstance(size, int) else images if found is None else int(found))
+        other = free.get(str(size), images)
+        values.append(size if isinstance(size, int) else other if found is None else int(found))
     return values
+
+
+def _has_patches(part: Any) -> bool:
+    return isinstance(getattr(part, "patch_size", None), int)
 
 
 def _image(shape: list[int], generator: Any) -> Any:
@@ -228,6 +238,7 @@ def _prompts(
     settings = reference.config.get_text_config()
     special = {value for key, value in vars(reference.config).items() if key.endswith("_token_id")}
     special |= {settings.eos_token_id} if isinstance(settings.eos_token_id, int) else set()
+    special |= {token for block in blocks for token in block}
     words = torch.tensor([i for i in range(settings.vocab_size) if i not in special])
 
     def text(length: int) -> list[int]:

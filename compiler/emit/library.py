@@ -25,6 +25,7 @@ FILES = (
     "moe/reference.py",
     "splice/reference.py",
     "contrastive/reference.py",
+    "sincos/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
     "relative_bias/reference.py",

@@ -142,13 +142,15 @@ class LogitScaleArgs(Args):
     """Arguments of `logit_scale`: what it starts as, its bound, its rank in the checkpoint."""
 
     init: Number = Scalar(2.6592)
-    most: Number | None = None
+    most: Number = Scalar(100.0)
+    bounded: bool = False
     rank: int = 0
 
 
 def _lower_logit_scale(b, x, args: LogitScaleArgs):
     module = add_number(b, "scale", args.init, args.rank)
-    return b.node("logit_scale", {"x": x}, LogitScaleAttrs(args.most), module=module)
+    attrs = LogitScaleAttrs(args.most if args.bounded else None)
+    return b.node("logit_scale", {"x": x}, attrs, module=module)
 
 
 LOGIT_SCALE_STEP = StepKind(

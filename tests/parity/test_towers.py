@@ -31,6 +31,10 @@ PAIRS = {
     "other": {"vision": tower(40, 56, 3, 5, 30, 6), "text": words(72, 100, 3, 6)},
     "one-head": {"vision": tower(26, 31, 1, 1, 15, 5), "text": words(34, 50, 1, 1)},
 }
+TOWERS = {
+    "other": {"vision": tower(40, 56, 3, 5, 30, 6)},
+    "one-head": {"vision": tower(28, 31, 1, 1, 15, 5)},
+}
 
 ARCHITECTURES = (
     Architecture(
@@ -46,9 +50,41 @@ ARCHITECTURES = (
         },
     ),
     Architecture("clip", "clip_legacy", ("plain", "padded"), sizes=PAIRS),
+    Architecture(
+        "siglip",
+        "siglip",
+        ("plain", "padded"),
+        sizes=PAIRS,
+        parameters={None: 203_155_970, "so400m-patch14-384": 877_960_498},
+    ),
+    Architecture(
+        "aimv2", "aimv2", ("plain", "padded"), sizes=PAIRS, parameters={None: 436_680_193}
+    ),
+    Architecture(
+        "aimv2-vision",
+        "aimv2_vision",
+        ("plain",),
+        sizes=TOWERS,
+        parameters={
+            None: 309_197_824,
+            "large-336": 309_525_504,
+            "large-448": 309_984_256,
+            "huge-224": 680_851_968,
+            "1b-224": 1_234_958_336,
+            "3b-224": 2_720_658_432,
+            "3b-448": 2_723_017_728,
+        },
+    ),
+    Architecture(
+        "aimv2-native",
+        "aimv2_native",
+        ("plain", "padded"),
+        sizes=TOWERS,
+        parameters={None: 308_935_680},
+    ),
 )
 EACH = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.reference)
-PAIRED = [a for a in ARCHITECTURES if "native" not in a.reference]
+PAIRED = [a for a in ARCHITECTURES if a.sizes is PAIRS]
 EACH_PAIR = pytest.mark.parametrize("architecture", PAIRED, ids=lambda a: a.reference)
 
 
