@@ -34,6 +34,7 @@ from vlmspec.dsl.loader import Loaded, load_part, part_names
 from vlmspec.dsl.schema import KINDS, Architecture, Component, FromConfig, Parameter, Part
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
+# The fields of the `Output` that emitted models return.
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
 INPUT_TYPES = {
     "text": TensorType((Dim.sym("batch"), Dim.sym("tokens")), "int"),
@@ -778,6 +779,8 @@ class Lowering:
         for name, component in self.architecture.outputs.items():
             owner = component.partition(".")[0]
             if component in self.values and owner in self.architecture.graph:
+                if name == "logits":
+                    self._check_present(name, component)
                 found.append(self.values[component])
             elif owner not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")
@@ -785,6 +788,14 @@ class Lowering:
                 message = f"no component is called `{component}`"
                 self.diagnostics.error("VS213", message, span, help=mend)
         return found
+
+    def _check_present(self, name: str, component: str) -> None:
+        """Logits must be there whichever inputs are given: generation reads them."""
+        if missing := sorted(self.values[component].type.optional):
+            given = " and ".join(f"`{n}`" for n in missing)
+            message = f"`{component}` is there only when {given} is given, and logits always"
+            mend = "name a component that joins it, such as the decoder that reads it"
+            self.diagnostics.error("VS218", message, self.spec.span("outputs", name), help=mend)
 
     def _order_inputs(self) -> None:
         """Ids first, then what the processor makes, then what generation passes."""

@@ -34,7 +34,9 @@ def wrap(line: str) -> list[str]:
     head, content, tail = code[: start + 1], code[start + 1 : end], code[end:]
     magic = content.rstrip().endswith(",")
     one = inner + content.strip()
-    if len(one) <= WIDTH and not magic and len(split_top(content)) >= 1:
+    # The formatter writes a literal one entry a line; the arguments of a call may share one.
+    literal = not (head[-2:-1].isalnum() or head[-2:-1] in ("_", ")", "]"))
+    if len(one) <= WIDTH and not magic and not (literal and len(split_top(content)) > 1):
         return [pad + head + comment, one, pad + tail]
     found = [pad + head + comment]
     pieces = split_top(content)

@@ -99,7 +99,7 @@ class PackageEmitter:
         return f"the {title}" if title else component
 
     def _about_text(self, room: int) -> str:
-        """The title and the paper, on two lines where one is too short for them and `room` quotes."""
+        """The title and the paper, on two lines where one has no room for `room` quotes too."""
         title, paper = self.about.title, f"({self.about.paper})." if self.about.paper else ""
         if not paper:
             return f"{title}."

@@ -400,19 +400,19 @@ SELECT_TOKENS = Op(
 )
 
 
-class KeepArgs(Args):
+class SelectArgs(Args):
     """Arguments of `select_tokens`: the name of a mask, which may be absent."""
 
     mask: str
 
 
-def _lower_keep(b, x, args: KeepArgs):
+def _lower_select(b, x, args: SelectArgs):
     index = b.plan("kept_index", {"mask": b.value(args.mask)})
     return b.node("select_tokens", {"x": x, "index": index})
 
 
 SELECT_TOKENS_STEP = StepKind(
-    "select_tokens", SELECT_TOKENS.doc, KeepArgs, _lower_keep, shorthand="mask"
+    "select_tokens", SELECT_TOKENS.doc, SelectArgs, _lower_select, shorthand="mask"
 )
 
 

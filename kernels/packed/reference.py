@@ -1,10 +1,8 @@
 """Images of all sizes packed into one sequence.
 
 A processor cuts every image or video into patches and lists them one after another; its grid says
-how many frames, rows
-and columns of patches each one has. Cells of `merge` x `merge` patches, which later become one
-token, lie together: cells
-in reading order, and the patches of a cell in reading order.
+how many frames, rows and columns of patches each one has. Cells of `merge` x `merge` patches, which
+later become one token, lie together: cells in reading order, and the patches of a cell likewise.
 
 Images that come padded to the size of the largest are packed by `patch_index`.
 
@@ -79,8 +77,7 @@ def window_runs(grid: Tensor, merge: int, window: int) -> tuple[tuple[int, int],
 def window_order(grid: Tensor, merge: int, window: int) -> Tensor:
     """Which cell stands at each place when windows come one after another [N / merge ** 2].
 
-    See `window_runs` for the arguments; windows are in reading order, and so are the cells of a
-    window.
+    See `window_runs` for the arguments; windows and their cells are in reading order.
     """
     found, start = [], 0
     for t, h, w in grid.tolist():
@@ -139,8 +136,7 @@ def kept_index(mask: Tensor | None) -> Tensor | None:
 
 
 def select_tokens(x: Tensor, index: Tensor | None) -> Tensor:
-    """The tokens at the places `index` of a packed sequence [N, D]; all of them where it is
-    None."""
+    """The tokens of a packed sequence [N, D] at the places `index`; all where that is None."""
     return x if index is None else x[index]
 
 

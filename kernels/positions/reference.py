@@ -1,5 +1,6 @@
-"""Positions of text, images and videos on the axes time, height and width (M-RoPE, Wang et al.,
-2024).
+"""Positions of text, images and videos on the axes time, height and width.
+
+They are those of M-RoPE (Wang et al., 2024).
 
 Legend: B batch, T new tokens, S tokens seen, I images, V videos.
 """
@@ -60,8 +61,7 @@ def multimodal_positions(
     tokens_per_second: float,
     advance: str,
 ) -> Tensor | None:
-    """Time, row and column of every token, counted from the first of these tokens; None for text
-    alone.
+    """Time, row and column of every token, counted from the first; None for text alone.
 
     A text token stands one further on all axes than the token before. The tokens of an image or
     video stand where their cell is, from the next free position on.
@@ -116,15 +116,13 @@ def axis_positions(
     attention_mask: Tensor | None,
     cache: "Cache | None",
 ) -> Tensor:
-    """Positions of the new tokens on three axes [B or 1, T, 3]: as given, else from the cached
-    tokens on.
+    """Positions of the new tokens on three axes [B or 1, T, 3]: as given, or from the cache on.
 
     The cache keeps how far the positions of each row are ahead of the number of its tokens.
 
     Args:
         x: embeddings of the new tokens [B, T, D].
-        planned: positions that images and videos give them, counted from the first of them [B, T,
-            3].
+        planned: positions that images and videos give them, counted from the first [B, T, 3].
         position_ids: positions to take instead [B, T] or [3, B, T].
         attention_mask: 1 for tokens, 0 for padding, cached ones included [B, S]; None if all are 1.
         cache: the state of earlier tokens.

@@ -108,7 +108,8 @@ def emitted(program: Program, folder: Path) -> Any:
     return import_package(folder)
 
 
-# Exercised by the models of tests/parity alone so far; an op leaves this list with its first sample.
+# Exercised by the models of tests/parity alone so far.
+# An op leaves this list with its first sample.
 BY_PARITY = {
     "attention_pool",
     "axis_positions",

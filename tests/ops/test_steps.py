@@ -191,7 +191,8 @@ def inputs(use: Use) -> dict[str, Any]:
     return {"encoder": pixels, "fixed": pixels, "fusion": ids | pixels}.get(use.where, ids)
 
 
-# Used by the parts of tests/parity alone so far; a step leaves this list with its first use here.
+# Used by the parts of tests/parity alone so far.
+# A step leaves this list with its first use here.
 BY_PARITY = {
     "attention_pool",
     "block",

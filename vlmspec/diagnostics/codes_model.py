@@ -76,6 +76,12 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
         "An op needs another data type than its input has, such as whole numbers for an "
         "embedding. The message names both. Connect a value of the right type.",
     ),
+    "VS218": (
+        "value may be absent",
+        "The value depends on an input that may be left out, such as an image beside a text, but "
+        "is the logits, which generation reads and must always be there. Name a component that "
+        "joins it to what is always there.",
+    ),
     "VS301": (
         "bad expression",
         "An expression cannot be read. It may hold numbers, names of sizes, `+`, `-`, `*`, `//`, "

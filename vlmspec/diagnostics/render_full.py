@@ -147,8 +147,8 @@ def _line_text(source: Source, line: int, low: int, high: int) -> str:
 
 def _offset(source: Source, row: _Row) -> int:
     """Count the cells left of the first caret."""
-    begin, _ = source.line_bounds(row.line)
-    before = sum(map(cell_width, source.text[row.low : row.label.span.start]))
+    begin, end = source.line_bounds(row.line)
+    before = sum(map(cell_width, source.text[row.low : min(row.label.span.start, end)]))
     return before + (len(_CLIP) if row.low > begin else 0)
 
 

@@ -318,8 +318,7 @@ def _continued(inputs: dict[str, Any], length: int, start: int, end: int) -> dic
 
 
 def _extended(inputs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Add an entry for a new token, which is text, to the inputs that have one for each of
-    `length`."""
+    """Add an entry for a new token of text to the inputs that have one for each of `length`."""
     return {
         name: F.pad(value, (0, 1))
         if isinstance(value, Tensor)
