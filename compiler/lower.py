@@ -732,7 +732,7 @@ class Lowering:
                 mend = "write `from: {text: input_ids, image: ...}`"
                 self.program.fail("VS211", f"`{place.op}` needs the operand `{role}`", span, mend)
         streams = place.component.arguments.get("placeholders")
-        known = {"text", "image"} | {*(streams if isinstance(streams, dict) else ())}
+        known = {"text", "image", "at"} | {*(streams if isinstance(streams, dict) else ())}
         for role in operands.keys() - known:
             span = self.spec.span("graph", place.name, "from", role, key=True)
             message = f"`{place.op}` has no operand `{role}`"

@@ -1306,6 +1306,7 @@ def kosmos2(case: Case):
             "pad_token_id": 3,
             "bos_token_id": BOS,
             "eos_token_id": EOS,
+            **case.sizes.get("text", {}),
         },
         vision_config={
             "hidden_size": 48,
@@ -1314,17 +1315,19 @@ def kosmos2(case: Case):
             "num_attention_heads": 4,
             "image_size": 28,
             "patch_size": 7,
+            **case.sizes.get("vision", {}),
         },
-        latent_query_num=5,
+        latent_query_num=case.sizes.get("latents", {}).get("count", 5),
     )
+    side = cfg.vision_config.image_size
 
     def inputs(model):
         case.one_per_row()
-        out = case.prompt([[START, *[IMG] * 5, END]] * 2, pad_side="right")
-        out["input_ids"][out["attention_mask"] == 0] = 3
+        out = case.prompt([[START, *[IMG] * cfg.latent_query_num, END]] * 2)
+        out["input_ids"][out["attention_mask"] == 0] = cfg.text_config.pad_token_id
         return {
             **out,
-            "pixel_values": case.normal(2, 3, 28, 28),
+            "pixel_values": case.normal(2, 3, side, side),
             "image_embeds_position_mask": (out["input_ids"] == IMG).long(),
         }
 

@@ -176,8 +176,8 @@ class PackageEmitter:
         lines = [f"class {self.classes[self.program.entry]}({', '.join(bases)}):"]
         lines += self._entry_docstring(graph)
         lines += ["", "    config_class = Config", "    weight_map = staticmethod(weight_map)"]
-        every = (n.op for g in self.program.graphs.values() for n in g.nodes)
-        if "axis_positions" in every:
+        every = {n.op for g in self.program.graphs.values() for n in g.nodes}
+        if every & {"axis_positions", "sinusoid_positions"}:
             lines.append("    own_positions = True")
         if cached and self._ids() != "input_ids":
             lines.append(f'    generates = "{self._ids()}"')

@@ -342,6 +342,7 @@ class AttentionArgs(Args):
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
+    sub_norm: Number | None = None
     fused: bool = False
     qkv_order: Literal["stacked", "by-head"] = "stacked"
     qk_norm: Literal["none", "head", "width"] = "none"
@@ -450,8 +451,10 @@ def _lower_attention(b, x, args: AttentionArgs):
     else:
         h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
-    bias = args.bias if args.out_bias is None else args.out_bias
     inner = width if args.head_dim is None else None
+    if args.sub_norm is not None:
+        h = add_norm(b, "layer_norm", h, args.sub_norm, "sub_norm", width=inner)
+    bias = args.bias if args.out_bias is None else args.out_bias
     return add_linear(b, h, width, bias=bias, role="out", name="out", width=inner)
 
 
@@ -468,6 +471,7 @@ ATTENTION_STEP = StepKind(
         "qkv": "qkv_proj",
         "q_norm": "q_norm",
         "k_norm": "k_norm",
+        "sub_norm": "sub_norm",
     },
     composite=True,
 )

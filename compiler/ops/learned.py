@@ -1,4 +1,4 @@
-"""Vectors that do not come from the input: learned ones, and the positions of a grid."""
+"""Vectors that do not come from the input: learned ones, and positions as sines and cosines."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,9 @@ from vlmspec.compiler.emit.expr import Binary, call
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar
 from vlmspec.compiler.ops.args import Args, Number, Size
+from vlmspec.compiler.ops.attention import cached_tokens
 from vlmspec.compiler.ops.embed import add_parameter, ranked
-from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind
+from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
 
 
 def _infer_learned(ops: Operands):
@@ -107,4 +108,49 @@ def _lower_sincos_grid(b, x, args: SincosGridArgs):
 
 SINCOS_GRID_STEP = StepKind(
     "sincos_grid", SINCOS_GRID.doc, SincosGridArgs, _lower_sincos_grid, shorthand="patch_size"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SinusoidAttrs:
+    """Id of the padding, and base of the wavelengths."""
+
+    padding: Dim
+    theta: Scalar
+
+
+def _emit_sinusoid(node, scope):
+    attrs, x = node.attrs, scope.name(node["x"])
+    given = [x, scope.use(node["ids"]), scope.use(node["past"])]
+    given += [scope.dim(attrs.padding), scope.scalar(attrs.theta)]
+    return Binary("+", scope.atom(x), call(scope.helper("sinusoid_positions"), *given))
+
+
+SINUSOID_POSITIONS = Op(
+    "sinusoid_positions",
+    "Sines and cosines of each token's position, counted from the id of the padding on.",
+    infer=same_as("x"),
+    emit=_emit_sinusoid,
+    attrs=SinusoidAttrs,
+    results=("x",),
+    inline=False,
+)
+
+
+class SinusoidArgs(Args):
+    """Arguments of `sinusoid_positions`: a named value that has the tokens' ids, the id of padding,
+    which has no position, and the base of the wavelengths."""
+
+    ids: str
+    padding: Size
+    theta: Number = Scalar(10000.0)
+
+
+def _lower_sinusoid(b, x, args: SinusoidArgs):
+    operands = {"x": x, "ids": b.value(args.ids), "past": cached_tokens(b.component)}
+    return b.node("sinusoid_positions", operands, SinusoidAttrs(args.padding, args.theta))
+
+
+SINUSOID_POSITIONS_STEP = StepKind(
+    "sinusoid_positions", SINUSOID_POSITIONS.doc, SinusoidArgs, _lower_sinusoid
 )

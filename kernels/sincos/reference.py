@@ -1,5 +1,7 @@
 """Positions as sines and cosines. Legend: B batch, T tokens, D model width."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,30 @@ def sincos_grid(
     of_column = halves[1][None].expand(rows, -1, -1)
     order = [of_column, of_row] if columns_first else [of_row, of_column]
     return torch.cat(order, -1).flatten(0, 1).to(x.dtype)
+
+
+def sinusoid_positions(
+    x: Tensor, ids: Tensor, past: int, padding: int, theta: float = 10000.0
+) -> Tensor:
+    """Sines and cosines of each token's position (Vaswani et al., 2017), as fairseq counts them.
+
+    The first token has the position after the id of the padding. Padding has none, and gets zeros;
+    among cached tokens it counts. As public tables do, this computes in float32 and casts.
+
+    Args:
+        x: embeddings of the new tokens [B, T, D].
+        ids: their ids [B, T].
+        past: number of cached tokens.
+        padding: id of the padding.
+        theta: the longest wavelength, in units of 2 pi.
+
+    Returns:
+        Positions [B, T, D], the sines in the first half of the channels.
+    """
+    half = x.shape[-1] // 2
+    steps = torch.arange(half, dtype=torch.float32, device=x.device)
+    frequencies = torch.exp(steps * -(math.log(theta) / (half - 1)))
+    real = ids != padding
+    positions = real.cumsum(1) + (past + padding)
+    angles = positions[..., None].to(torch.float32) * frequencies
+    return (torch.cat([angles.sin(), angles.cos()], -1) * real[..., None]).to(x.dtype)

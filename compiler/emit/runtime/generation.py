@@ -17,7 +17,7 @@ from torch import Tensor
 from .outputs import OutputMixin  # noqa: TID251, TID252
 
 # How the names of inputs end that have an entry for each token [B, T, ...] and move with it.
-PER_TOKEN = ("token_type_ids", "cross_attention_mask")
+PER_TOKEN = ("token_type_ids", "cross_attention_mask", "position_mask")
 # Inputs that say what of a memory each token may attend to [B, T, ...].
 MEMORY_MASKS = ("cross_attention_mask",)
 
