@@ -27,12 +27,12 @@ ARCHITECTURES = (
         sizes={
             "other": {
                 "vision": tower(40, 56, 4, 5, 30, 6),
-                "text": text(72, 100, 3, 6, 1),
+                "text": text(72, 100, 3, 6, 4),
                 "latents": {"count": 3},
             },
             "one-head": {
                 "vision": tower(26, 31, 3, 1, 15, 5),
-                "text": text(34, 61, 1, 1, 4),
+                "text": text(34, 61, 1, 1, 121),
                 "latents": {"count": 1},
             },
         },
