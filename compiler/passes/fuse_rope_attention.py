@@ -39,8 +39,6 @@ class FuseRopeAttention:
     def _refusal(self, graph: Graph, attention: Node, ropes: list[Node]) -> str | None:
         if not attention.attrs.causal:
             return "attention over everything has no rotating prologue"
-        if attention.get("cache") is None:
-            return "attention without a cache has no rotating prologue"
         if len(ropes) < 2:
             return "only one of queries and keys is rotated"
         if len({(n["cos"], n["sin"]) for n in ropes}) > 1:
@@ -49,6 +47,8 @@ class FuseRopeAttention:
             # Where queries are keys, attention itself is the second reader.
             if not graph.used_once(node.output):
                 return f"the rotated `{node.output.name}` has a second reader"
+        if attention.get("cache") is None:
+            return "attention without a cache has no rotating prologue"
         return None
 
     def _fuse(self, graph: Graph, node: Node, ropes: list[Node]) -> Graph:

@@ -126,10 +126,14 @@ BY_PARITY = {
     "keep_tokens",
     "kept_index",
     "layer_scale",
+    "learned_tokens",
+    "logit_bias",
+    "logit_scale",
     "mask_rows",
     "memory_attention",
     "memory_mask",
     "multimodal_positions",
+    "normalize",
     "pack",
     "pack_frames",
     "pack_index",
@@ -144,6 +148,7 @@ BY_PARITY = {
     "patch_mask",
     "patch_positions",
     "pixel_shuffle",
+    "pool",
     "pool_cells",
     "position_table",
     "prepend_queries",
@@ -154,6 +159,9 @@ BY_PARITY = {
     "seeing_rows",
     "segments",
     "select_tokens",
+    "similarity",
+    "sincos_grid",
+    "sinusoid_positions",
     "skip_without",
     "take_images",
     "take_tiles",
@@ -161,12 +169,14 @@ BY_PARITY = {
     "tile_index",
     "tile_padding_mask",
     "tile_position_embedding",
+    "transpose",
     "unflatten",
     "window_order",
 }
 # The same of module kinds.
 MODULES_BY_PARITY = {
     "multihead_attention",
+    "number",
     "packed_patch_embed",
 }
 
