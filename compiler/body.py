@@ -78,7 +78,9 @@ def lower_step(b: StepBuilder, node: Node, x: Value) -> Value:
     else:
         result = kind.lower(inner, x, args)
     if "as" in extra:
-        b.values[check_name(b, extra["as"], node, "as")] = result
+        name = check_name(b, extra["as"], node, "as")
+        b.values[name] = result
+        b.graph.aliases[result] = name
     return result if not kind.aside else running
 
 

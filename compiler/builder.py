@@ -114,14 +114,20 @@ class GraphBuilder:
     stream: Value | None = None
     prefix: str = ""
     visual_counts: Value | None = None
+    decodes: bool = True
     given: dict[Value, Value] = field(default_factory=dict)
     _known: set[Value] = field(default_factory=set)
+    aliases: dict[Value, str] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
 
     def fresh(self, hint: str) -> str:
-        count = self._counts.get(hint, 0)
-        self._counts[hint] = count + 1
-        return f"{hint}_{count}" if count else hint
+        name = hint
+        while name in self._names:
+            self._counts[hint] = self._counts.get(hint, 0) + 1
+            name = f"{hint}_{self._counts[hint]}"
+        self._names.add(name)
+        return name
 
     def input(self, name: str, type: Type) -> Value:
         """Declare an input; inside the graph it is there, whether or not the caller's may be
@@ -187,7 +193,8 @@ class GraphBuilder:
             kind = outer.type
             if self.per_layer and kind == StateType("cache"):
                 kind = StateType("kv")
-            self.captures[value] = self.input(outer.name, kind)
+            name = self.parent.aliases.get(outer, outer.name)
+            self.captures[value] = self.input(name, kind)
         return self.captures[value]
 
     def node(
@@ -220,7 +227,7 @@ class GraphBuilder:
         callee: str,
         operands: Mapping[str, Value],
         results: Sequence[Value],
-        hint: str,
+        hints: str | Sequence[str],
         span: Span | None,
     ) -> tuple[Value, ...]:
         """Add a call of another graph, whose results are `results` there."""
@@ -233,7 +240,8 @@ class GraphBuilder:
             replace(v.type, optional=optional) if isinstance(v.type, TensorType) else v.type
             for v in results
         )
-        return self._append("call", owned, NoAttrs(), types, module, [hint] * len(types), span)
+        names = [hints] * len(types) if isinstance(hints, str) else hints
+        return self._append("call", owned, NoAttrs(), types, module, names, span)
 
     def _append(self, op, operands, attrs, types, module, hints, span) -> tuple[Value, ...]:
         outputs = tuple(Value(self.fresh(n), t) for n, t in zip(hints, types, strict=True))

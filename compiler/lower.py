@@ -24,7 +24,7 @@ from vlmspec.compiler.ir.types import TensorType, resolve
 from vlmspec.compiler.ops import OPS, STEPS
 from vlmspec.compiler.ops.attention import model_input
 from vlmspec.compiler.ops.embed import ParameterAttrs
-from vlmspec.compiler.ops.structure import SliceAttrs, call_graph
+from vlmspec.compiler.ops.structure import SliceAttrs, call_results
 from vlmspec.compiler.scope import Scope
 from vlmspec.compiler.settings import Overrides, Setting, Settings
 from vlmspec.diagnostics.model import Diagnostic, Diagnostics, Label, Span, SpecError, suggest
@@ -35,7 +35,6 @@ from vlmspec.dsl.schema import KINDS, Architecture, Component, FromConfig, Param
 from vlmspec.dsl.yaml_nodes import ListNode, MapNode, locate
 
 # The fields of the `Output` that emitted models return.
-OUTPUTS = ("logits",)
 INPUT_ORDER = ("attention_mask", "position_ids", "cache", "logits_to_keep")
 INPUT_TYPES = {
     "text": TensorType((Dim.sym("batch"), Dim.sym("tokens")), "int"),
@@ -317,7 +316,7 @@ class Lowering:
                 elif operand not in known:
                     self._unknown_operand(name, role, operand, known)
         used = {o for name in edges for o in self.operands(name).values()}
-        used |= set(self.architecture.outputs.values())
+        used |= {source.partition(".")[0] for source in self.architecture.outputs.values()}
         for name in known - used - {*self.architecture.parameters}:
             group = "inputs" if name in self.architecture.inputs else "graph"
             code, what = ("VS206", "input") if group == "inputs" else ("VS205", "component")
@@ -394,7 +393,7 @@ class Lowering:
 
     def _declare_inputs(self) -> None:
         kinds = self.architecture.inputs
-        optional_images = "text" in kinds.values()
+        optional_images = "text" in self.architecture.input_kinds.values()
         for name, declared in kinds.items():
             kind = declared if isinstance(declared, str) else declared.kind
             if isinstance(declared, str):
@@ -406,7 +405,10 @@ class Lowering:
             if kind != "text" and optional_images:
                 type = replace(type, optional=frozenset({self._companion(name, declared)}))
             if not isinstance(declared, str) and declared.optional:
-                type = replace(type, nullable=True)
+                if kind == "text":
+                    type = replace(type, optional=frozenset({name}))
+                else:
+                    type = replace(type, nullable=True)
             if kind == "text":
                 self.root.prefix = name.removesuffix("input_ids") if name != "input_ids" else ""
             self.values[name] = self.root.input(name, type)
@@ -511,14 +513,27 @@ class Lowering:
         step = self._step(place, builder)
         step.values[first] = start
         for role, value in others:
-            inner = builder.input(role, self._operand_type(value, x))
+            inner = builder.input(role, self._operand_type(place, value, x))
             builder.given[inner] = value
             given[inner.name] = value
             step.values[role] = inner
         result = lower_body(step, start) if place.part else self._lower_single(place, step, start)
         result = self._finish_body(place, step, builder, result)
-        builder.drop_unread_inputs(start, result)
-        return call_graph(self.root, builder, given, [result], place.name, place.name)
+        results = self._results(place, step, result)
+        builder.drop_unread_inputs(start, *results.values())
+        names = [name.rpartition(".")[2] for name in results]
+        values = call_results(self.root, builder, given, list(results.values()), place.name, names)
+        self.values |= dict(zip(results, values, strict=True))
+        return values[0]
+
+    def _results(self, place: Place, step: StepBuilder, result: Value) -> dict[str, Value]:
+        """What a component gives: its last value, and the named ones that the model gives."""
+        outputs = [o for o in self.architecture.outputs.values() if o.startswith(f"{place.name}.")]
+        found = {name: step.value(name.partition(".")[2]) for name in dict.fromkeys(outputs)}
+        read = {o for name in self.architecture.graph for o in self.operands(name).values()}
+        if not found or place.name in read | {*self.architecture.outputs.values()}:
+            found = {place.name: result, **found}
+        return found
 
     def _check_operand(self, place: Place, x: Value, others: list[str]) -> None:
         """An op alone computes with one stream of vectors; a part may embed ids and read
@@ -560,11 +575,12 @@ class Lowering:
         span = self.spec.span("graph", name, key=True)
         return self.root.call(other, callee.name, operands, callee.outputs, name, span)[0]
 
-    def _operand_type(self, value: Value, x: Value):
-        """A further operand's type inside the component: what may be absent where `x`, the first
-        one, is there may be None."""
+    def _operand_type(self, place: Place, value: Value, x: Value):
+        """A further operand's type inside: what may be absent where the first operand `x` is there
+        may be None, but not in a head, which needs all of its operands."""
         always = x.type.optional if isinstance(x.type, TensorType) else frozenset()
-        if isinstance(value.type, TensorType) and not value.type.optional <= always:
+        absent = isinstance(value.type, TensorType) and not value.type.optional <= always
+        if absent and place.kind != "head":
             return replace(value.type, nullable=True)
         return value.type
 
@@ -573,6 +589,7 @@ class Lowering:
             title = place.part.document.title if place.part else STEPS[place.op].doc
             span = self.spec.span("graph", place.name, key=True)
             builder = self.root.child(place.name, doc=title, span=span)
+            builder.decodes = place.kind == "decoder"
             self.builders[place.name] = builder
         return self.builders[place.name]
 
@@ -724,7 +741,7 @@ class Lowering:
                 mend = "write `from: {text: input_ids, image: ...}`"
                 self.program.fail("VS211", f"`{place.op}` needs the operand `{role}`", span, mend)
         streams = place.component.arguments.get("placeholders")
-        known = {"text", "image"} | {*(streams if isinstance(streams, dict) else ())}
+        known = {"text", "image", "at"} | {*(streams if isinstance(streams, dict) else ())}
         for role in operands.keys() - known:
             span = self.spec.span("graph", place.name, "from", role, key=True)
             message = f"`{place.op}` has no operand `{role}`"
@@ -769,15 +786,12 @@ class Lowering:
     def _outputs(self) -> list[Value]:
         found = []
         for name, component in self.architecture.outputs.items():
-            if name not in OUTPUTS:
-                span = self.spec.span("outputs", name, key=True)
-                message = f"the emitted model has no output `{name}`"
-                mend = f"it returns {' and '.join(f'`{n}`' for n in OUTPUTS)}"
-                self.diagnostics.error("VS104", message, span, help=mend)
-            if component in self.values and component in self.architecture.graph:
-                self._check_present(name, component)
+            owner = component.partition(".")[0]
+            if component in self.values and owner in self.architecture.graph:
+                if name == "logits":
+                    self._check_present(name, component)
                 found.append(self.values[component])
-            elif component not in self.failed:
+            elif owner not in self.failed:
                 mend = near_or_list(component, self.architecture.graph, "there are")
                 span = self.spec.span("outputs", name)
                 message = f"no component is called `{component}`"
@@ -785,16 +799,16 @@ class Lowering:
         return found
 
     def _check_present(self, name: str, component: str) -> None:
-        """An output must be there whichever inputs are given."""
+        """Logits must be there whichever inputs are given: generation reads them."""
         if missing := sorted(self.values[component].type.optional):
             given = " and ".join(f"`{n}`" for n in missing)
-            message = f"`{component}` is there only when {given} is given, and an output always"
+            message = f"`{component}` is there only when {given} is given, and logits always"
             mend = "name a component that joins it, such as the decoder that reads it"
             self.diagnostics.error("VS218", message, self.spec.span("outputs", name), help=mend)
 
     def _order_inputs(self) -> None:
         """Ids first, then what the processor makes, then what generation passes."""
-        kinds = self.architecture.inputs
+        kinds = self.architecture.input_kinds
         text = [n for n, kind in kinds.items() if kind == "text"]
         beside = [self.root.prefix + name for name in INPUT_ORDER[:2]]
         rank = [*text, *beside, *kinds, *INPUT_ORDER[2:]]

@@ -1326,6 +1326,7 @@ def kosmos2(case: Case):
             "pad_token_id": 3,
             "bos_token_id": BOS,
             "eos_token_id": EOS,
+            **case.sizes.get("text", {}),
         },
         vision_config={
             "hidden_size": 48,
@@ -1334,17 +1335,19 @@ def kosmos2(case: Case):
             "num_attention_heads": 4,
             "image_size": 28,
             "patch_size": 7,
+            **case.sizes.get("vision", {}),
         },
-        latent_query_num=5,
+        latent_query_num=case.sizes.get("latents", {}).get("count", 5),
     )
+    side = cfg.vision_config.image_size
 
     def inputs(model):
         case.one_per_row()
-        out = case.prompt([[START, *[IMG] * 5, END]] * 2, pad_side="right")
-        out["input_ids"][out["attention_mask"] == 0] = 3
+        out = case.prompt([[START, *[IMG] * cfg.latent_query_num, END]] * 2)
+        out["input_ids"][out["attention_mask"] == 0] = cfg.text_config.pad_token_id
         return {
             **out,
-            "pixel_values": case.normal(2, 3, 28, 28),
+            "pixel_values": case.normal(2, 3, side, side),
             "image_embeds_position_mask": (out["input_ids"] == IMG).long(),
         }
 
@@ -1380,15 +1383,22 @@ def fuyu(case: Case):
 
 
 def _pairs(case: Case, size: int = 28, eos: bool = True):
-    """Two images and three captions, right-padded and ending in EOS, for contrastive models."""
+    """Two images and three captions ending in EOS, padded, for contrastive models."""
     import torch
 
     rows = [[BOS, *case.text(n), EOS] for n in (6, 3, 4)]
     width = 8
-    ids = torch.tensor([r + [PAD] * (width - len(r)) for r in rows])
+    fill = [[0] * (width - len(r)) for r in rows]
+    pads = [[PAD] * len(f) for f in fill]
+    ones = [[1] * len(r) for r in rows]
+    left = case.kind == "padded"
     return {
-        "input_ids": ids,
-        "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows]),
+        "input_ids": torch.tensor(
+            [p + r if left else r + p for p, r in zip(pads, rows, strict=True)]
+        ),
+        "attention_mask": torch.tensor(
+            [f + o if left else o + f for f, o in zip(fill, ones, strict=True)]
+        ),
         "pixel_values": case.normal(2, 3, size, size),
     }
 
@@ -1428,17 +1438,33 @@ def _dual_vision(**kw):
     note="eos_token_id is not 2 on purpose: 2 selects the legacy arg-max pooling",
 )
 def clip(case: Case):
+    return _clip(case, 3)
+
+
+@reference(
+    "CLIPModel",
+    mirrors="openai/clip-vit-large-patch14-336",
+    cases=("plain",),
+    generates=False,
+    note="eos_token_id is 2, as in the published configs: the largest id is pooled",
+)
+def clip_legacy(case: Case):
+    return _clip(case, 2)
+
+
+def _clip(case: Case, eos: int):
     from transformers import CLIPConfig
 
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
     cfg = CLIPConfig(
-        text_config=_dual_text(projection_dim=40) | {"eos_token_id": 3},
-        vision_config=_dual_vision(projection_dim=40),
-        projection_dim=40,
+        text_config=_dual_text(projection_dim=40) | {"eos_token_id": eos} | text,
+        vision_config=_dual_vision(projection_dim=40) | vision,
+        projection_dim=case.sizes.get("projection_dim", 40),
     )
 
     def inputs(model):
-        out = _pairs(case)
-        out["input_ids"][out["input_ids"] == EOS] = 3
+        out = _pairs(case, cfg.vision_config.image_size)
+        out["input_ids"][out["input_ids"] == EOS] = eos
         return out
 
     return cfg, inputs
@@ -1450,8 +1476,16 @@ def clip(case: Case):
 def siglip(case: Case):
     from transformers import SiglipConfig
 
-    cfg = SiglipConfig(text_config=_dual_text(projection_size=48), vision_config=_dual_vision())
-    return cfg, lambda model: {k: v for k, v in _pairs(case).items() if k != "attention_mask"}
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
+    vision = _dual_vision() | vision
+    text = _dual_text(projection_size=vision["hidden_size"]) | text
+    cfg = SiglipConfig(text_config=text, vision_config=vision)
+
+    def inputs(model):
+        out = _pairs(case, vision["image_size"])
+        return {k: v for k, v in out.items() if k != "attention_mask"}
+
+    return cfg, inputs
 
 
 @reference(
@@ -1460,14 +1494,16 @@ def siglip(case: Case):
 def aimv2(case: Case):
     from transformers import Aimv2Config
 
+    text, vision = (case.sizes.get(name, {}) for name in ("text", "vision"))
     cfg = Aimv2Config(
         text_config={
             k: v for k, v in _dual_text().items() if k not in ("pad_token_id", "bos_token_id")
-        },
-        vision_config=_dual_vision(),
+        }
+        | text,
+        vision_config=_dual_vision() | vision,
         projection_dim=40,
     )
-    return cfg, lambda model: _pairs(case)
+    return cfg, lambda model: _pairs(case, cfg.vision_config.image_size)
 
 
 @reference(
@@ -1480,8 +1516,25 @@ def aimv2(case: Case):
 def aimv2_native(case: Case):
     from transformers import Aimv2VisionConfig
 
-    cfg = Aimv2VisionConfig(**_dual_vision(is_native=True, use_head=False))
-    return cfg, lambda model: {"pixel_values": case.normal(2, 3, 35, 21)}
+    sizes = _dual_vision(is_native=True, use_head=False) | case.sizes.get("vision", {})
+    cfg = Aimv2VisionConfig(**sizes)
+    patch = cfg.patch_size
+    grid = (5, 3) if case.kind == "plain" else (2, 4)
+    return cfg, lambda model: {"pixel_values": case.normal(2, 3, *(patch * n for n in grid))}
+
+
+@reference(
+    "Aimv2VisionModel",
+    mirrors="apple/aimv2-large-patch14-224",
+    cases=("plain",),
+    generates=False,
+    note="a table of positions, no pooling head",
+)
+def aimv2_vision(case: Case):
+    from transformers import Aimv2VisionConfig
+
+    cfg = Aimv2VisionConfig(**(_dual_vision(use_head=False) | case.sizes.get("vision", {})))
+    return cfg, lambda model: {"pixel_values": case.normal(2, 3, cfg.image_size, cfg.image_size)}
 
 
 @reference(

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import json
 import math
 import platform
@@ -73,7 +74,8 @@ def _run_both(
     reference = load_reference(checkpoint)
     _check_stages(reference, stages)
     ours = compiled.load().Model.from_pretrained(checkpoint, dtype=wanted).eval()
-    inputs = sample_inputs(manifest, ours.config, reference, seed, images, text_tokens)
+    padded = "attention_mask" in inspect.signature(ours.forward).parameters
+    inputs = sample_inputs(manifest, ours.config, reference, seed, images, text_tokens, padded)
     expected = run_reference(reference, stages, inputs, wanted)
     del reference  # a large model and its double need not share the memory with ours
     actual = run_emitted(ours, stages, inputs, wanted)
@@ -176,6 +178,7 @@ def sample_inputs(
     seed: int,
     images: int,
     text_tokens: int,
+    padded: bool = True,
 ) -> dict[str, Any]:
     """Make random inputs: two rows of text, the shorter one padded on the left, around images.
 
@@ -186,6 +189,7 @@ def sample_inputs(
         seed: of every draw.
         images: how many images, of which the second row has the last; 0 for a prompt of text.
         text_tokens: how many tokens of text the first row holds.
+        padded: whether the second row is shorter, and a mask says so.
     """
     import torch
 
@@ -197,23 +201,36 @@ def sample_inputs(
         if entry["kind"] == "image" and images
     }
     blocks: list[list[int]] = []
-    if pixels:
-        placeholder = reference.config.image_token_id
+    if not any(entry["kind"] == "text" for entry in declared.values()):
+        return pixels
+    placeholder = getattr(reference.config, "image_token_id", None)
+    if pixels and placeholder is not None:
         with torch.no_grad():
             features = reference.get_image_features(**pixels).pooler_output
         blocks = [[placeholder] * len(feature) for feature in features]
-    return {**_prompts(reference, blocks, text_tokens, generator), **pixels}
+    prompts = _prompts(reference, blocks, text_tokens, generator, padded)
+    return {**prompts, **pixels}
 
 
 def image_shape(shape: Iterable[Any], config: Any, images: int) -> list[int]:
-    """Give a declared shape its values: names are sizes of the config, other names count images."""
+    """Give a declared shape its values: names are sizes of the config, other names count images.
+
+    A height and a width of any size are a few patches.
+    """
+    patch = next((part.patch_size for part in vars(config).values() if _has_patches(part)), 16)
+    free = {"height": 4 * patch, "width": 3 * patch}
     values = []
     for size in shape:
         found: Any = config
         for part in str(size).split("."):
             found = getattr(found, part, None)
-        values.append(size if isinstance(size, int) else images if found is None else int(found))
+        other = free.get(str(size), images)
+        values.append(size if isinstance(size, int) else other if found is None else int(found))
     return values
+
+
+def _has_patches(part: Any) -> bool:
+    return isinstance(getattr(part, "patch_size", None), int)
 
 
 def _image(shape: list[int], generator: Any) -> Any:
@@ -226,13 +243,20 @@ def _image(shape: list[int], generator: Any) -> Any:
     return (forms + 0.3 * torch.randn(forms.shape, generator=generator)).reshape(shape)
 
 
-def _prompts(reference: Any, blocks: list[list[int]], count: int, generator: Any) -> dict[str, Any]:
-    """Two rows of text around blocks of placeholders, and the mask of the padding."""
+def _prompts(
+    reference: Any, blocks: list[list[int]], count: int, generator: Any, padded: bool
+) -> dict[str, Any]:
+    """Two rows of text around blocks of placeholders, and the mask of the padding.
+
+    Text of its own ends with the end token, which encoders look for.
+    """
     import torch
 
+    settings = reference.config.get_text_config()
     special = {value for key, value in vars(reference.config).items() if key.endswith("_token_id")}
-    size = reference.get_input_embeddings().num_embeddings
-    words = torch.tensor([i for i in range(size) if i not in special])
+    special |= {settings.eos_token_id} if isinstance(settings.eos_token_id, int) else set()
+    special |= {token for block in blocks for token in block}
+    words = torch.tensor([i for i in range(settings.vocab_size) if i not in special])
 
     def text(length: int) -> list[int]:
         return words[torch.randint(len(words), (length,), generator=generator)].tolist()
@@ -240,11 +264,17 @@ def _prompts(reference: Any, blocks: list[list[int]], count: int, generator: Any
     rows = [text(2), text(2)]
     for index, block in enumerate(blocks):
         rows[len(blocks) > 1 and index == len(blocks) - 1] += block + text(2)
-    rows = [row + text(length) for row, length in zip(rows, (count, count // 2), strict=True)]
+    room = getattr(settings, "max_position_embeddings", None) or count
+    count = min(count, max(room - max(map(len, rows)), 0)) if not blocks else count
+    lengths = (count, count // 2 if padded else count)
+    rows = [row + text(length) for row, length in zip(rows, lengths, strict=True)]
+    if not blocks and isinstance(settings.eos_token_id, int):
+        rows = [[*row[:-1], settings.eos_token_id] for row in rows]
     width = max(map(len, rows))
     ids = [[int(words[0])] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    masks = {"attention_mask": torch.tensor(mask)} if padded else {}
+    return {"input_ids": torch.tensor(ids), **masks}
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ FILES = (
     "latent/reference.py",
     "moe/reference.py",
     "splice/reference.py",
+    "contrastive/reference.py",
+    "sincos/reference.py",
     "tiles/reference.py",
     "cross_attention/reference.py",
     "relative_bias/reference.py",

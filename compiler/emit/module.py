@@ -62,7 +62,7 @@ class ModuleEmitter:
         if "." in graph.name:
             return [f'    """{text}"""']
         shapes = [f"{v.name}: {self.shape(v)}" for v in graph.inputs if _is_data(v)]
-        result = self.shape(graph.outputs[0])
+        result = ", ".join(self.shape(v) for v in graph.outputs)
         lines = [f'    """{text}', "", "    Shapes:"]
         for line in [*shapes, f"returns: {result}"]:
             lines += fill(f"        {line}", 12)
@@ -129,7 +129,9 @@ class ModuleEmitter:
         """The `def forward` of a graph's class."""
         arguments = ["self", *(self._argument(v, entry, graph) for v in graph.inputs)]
         arguments += ["plan: Plan | None = None"] if plan else []
-        result = "Output" if entry else _annotation(graph.outputs[0])
+        kinds = [_annotation(value) for value in graph.outputs]
+        result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+        result = "Output" if entry else result
         return [f"    def forward({', '.join(arguments)}) -> {result}:"]
 
     def _argument(self, value: Value, entry: bool, graph: Graph | None = None) -> str:

@@ -24,8 +24,9 @@ INPUT_WORDS = {
     "video": "videos, as the processor gives them",
     "sizes": "what the processor says of them",
 }
-STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "Output", "RecurrentState")
-RUNTIME = ("checkpoint", "configuration", "generation", "storage")
+STATE_CLASSES = ("Cache", "GenerationMixin", "KVCache", "RecurrentState")
+RUNTIME = ("checkpoint", "configuration", "generation", "outputs", "storage")
+ON_DEMAND = ("generation",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,10 @@ class PackageEmitter:
             "modeling.py": modeling,
             "functional.py": functional_source(self.modules.helpers, header),
         }
+        used = modeling + found["functional.py"]
         for name in RUNTIME:
-            found[f"{name}.py"] = _runtime_source(name)
+            if name not in ON_DEMAND or f"from .{name} import" in used:
+                found[f"{name}.py"] = _runtime_source(name)
         return found | {"manifest.json": self._manifest(found)}
 
     # ------------------------------------------------------------------------------------ modeling
@@ -86,7 +89,8 @@ class PackageEmitter:
         weights = self.weights.emit()
         record, self.plan = self.modules.emit_plan()
         entry = self._entry()
-        blocks = [*classes, *bodies, *([record] if record else []), weights, entry]
+        records = [r for r in (record, self._output_class()) if r]
+        blocks = [*classes, *bodies, *records, weights, entry]
         text = "\n\n\n".join("\n".join(layout(block)) for block in blocks)
         return self._header(self._about_text(4)) + self._imports(text) + "\n\n\n" + text + "\n"
 
@@ -135,9 +139,33 @@ class PackageEmitter:
             lines.append(_import("configuration", reading))
         if self.modules.helpers:
             lines.append(_import("functional", sorted(self.modules.helpers)))
-        made = [n for n in STATE_CLASSES if _mentions(text, n)]
-        lines.append(_import("generation", made))
+        made = [*STATE_CLASSES, *([] if self._own_output else ["Output"])]
+        if made := [n for n in made if _mentions(text, n)]:
+            lines.append(_import("generation", made))
+        if self._own_output:
+            lines.append(_import("outputs", ["OutputMixin"]))
         return "\n".join(lines)
+
+    # -------------------------------------------------------------------------------------- output
+
+    @property
+    def _own_output(self) -> bool:
+        """Whether the model gives something else than logits of tokens alone."""
+        return list(self.about.outputs) != ["logits"]
+
+    def _output_class(self) -> list[str]:
+        if not self._own_output:
+            return []
+        values = self.program.graphs[self.program.entry].outputs
+        absent = any(isinstance(v.type, TensorType) and v.type.optional for v in values)
+        about = "; what needs an input that is not given is None" if absent else ""
+        lines = ["@dataclass", "class Output(OutputMixin):"]
+        lines += [f'    """What the model gives{about}."""', ""]
+        for name, value in zip(self.about.outputs, values, strict=True):
+            line = f"    {name}: {'Tensor | None = None' if absent else 'Tensor'}"
+            noted = f"{line}  # {self.modules.shape(value)}"
+            lines.append(noted if len(noted) <= 100 else line)
+        return lines
 
     # --------------------------------------------------------------------------------------- entry
 
@@ -148,8 +176,8 @@ class PackageEmitter:
         lines = [f"class {self.classes[self.program.entry]}({', '.join(bases)}):"]
         lines += self._entry_docstring(graph)
         lines += ["", "    config_class = Config", "    weight_map = staticmethod(weight_map)"]
-        every = (n.op for g in self.program.graphs.values() for n in g.nodes)
-        if "axis_positions" in every:
+        every = {n.op for g in self.program.graphs.values() for n in g.nodes}
+        if every & {"axis_positions", "sinusoid_positions"}:
             lines.append("    own_positions = True")
         if cached and self._ids() != "input_ids":
             lines.append(f'    generates = "{self._ids()}"')
@@ -189,8 +217,10 @@ class PackageEmitter:
     def _forward_docstring(self, graph: Graph) -> list[str]:
         """The arguments of the model's forward, with their shapes."""
         prefix = self._ids().removesuffix("input_ids")
+        cached = any(v.type == StateType("cache") for v in graph.inputs)
+        padding = "1 for real tokens, 0 for padding" + ", cached tokens included" * cached
         beside = {
-            f"{prefix}attention_mask": "1 for real tokens, 0 for padding, cached tokens included",
+            f"{prefix}attention_mask": padding,
             f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",  # noqa: E501
         }
         about = {

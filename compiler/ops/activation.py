@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from vlmspec.compiler.emit.expr import Binary, atom, call
+from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.types import Scalar
-from vlmspec.compiler.ops.args import Args, Number
+from vlmspec.compiler.ops.args import Args, Number, Size
 from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, same_as
 
 # What public configurations call the same functions.
@@ -93,18 +94,27 @@ MUL = Op("mul", "Product of two tensors of one shape.", infer=_infer_elementwise
 
 @dataclass(frozen=True, slots=True)
 class ScaleAttrs:
-    """The factor."""
+    """The factor, or the size whose square root it is."""
 
-    factor: Scalar
+    factor: Scalar | None
+    root_of: Dim | None = None
+
+
+def _emit_scale(node, scope):
+    attrs = node.attrs
+    if attrs.root_of is None:
+        factor = scope.scalar(attrs.factor)
+    else:
+        size = scope.dim(attrs.root_of)
+        factor = f"{size}**0.5" if size.replace(".", "").isidentifier() else f"({size}) ** 0.5"
+    return Binary("*", scope.use(node["x"]), atom(factor))
 
 
 SCALE = Op(
     "scale",
     "Product with a number.",
     infer=same_as("x"),
-    emit=lambda node, scope: Binary(
-        "*", scope.use(node["x"]), atom(scope.scalar(node.attrs.factor))
-    ),
+    emit=_emit_scale,
     attrs=ScaleAttrs,
 )
 
@@ -140,16 +150,23 @@ SCALED_ADD = Op(
 
 
 class ScaleArgs(Args):
-    """Arguments of `scale`."""
+    """Arguments of `scale`: the factor, or a size whose square root it is."""
 
-    factor: Number
+    factor: Number | None = None
+    root_of: Size | None = None
+
+
+def _lower_scale(b, x, args: ScaleArgs):
+    if (args.factor is None) == (args.root_of is None):
+        b.fail("VS102", "`scale` needs either a factor or `root_of`")
+    return b.node("scale", {"x": x}, ScaleAttrs(args.factor, args.root_of))
 
 
 SCALE_STEP = StepKind(
     "scale",
     "Product with a number.",
     ScaleArgs,
-    lambda b, x, args: b.node("scale", {"x": x}, ScaleAttrs(args.factor)),
+    _lower_scale,
     shorthand="factor",
 )
 

@@ -89,7 +89,8 @@ class MaskAttrs:
 
 
 def _emit_causal_mask(node, scope):
-    operands = [scope.use(node[r]) for r in ("x", "attention_mask", "past")]
+    operands = [scope.use(node[r]) for r in ("x", "attention_mask")]
+    operands.append(scope.atom("0") if node.get("past") is None else scope.use(node["past"]))
     window = node.attrs.window
     options = {} if window is None else {"window": scope.dim(window)}
     return call(scope.helper("causal_mask"), *operands, **options)
@@ -277,6 +278,9 @@ def _emit_attention(node, scope):
         return call(scope.helper("masked_attention"), *(scope.use(node[r]) for r in roles), *scale)
     if not attrs.causal:
         return call(scope.helper("attention"), *(scope.use(node[r]) for r in roles), *scale)
+    if node.get("cache") is None:
+        operands = [scope.use(node[r]) for r in [*roles, "mask"]]
+        return call(scope.helper("causal_self_attention"), *operands, *scale)
     name = "rope_causal_attention" if rotary else "causal_attention"
     operands = [scope.use(node[r]) for r in [*roles, *rotary, "mask", "cache"]]
     return call(scope.helper(name), *operands, *scale)
@@ -336,6 +340,7 @@ class AttentionArgs(Args):
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
+    sub_norm: Number | None = None
     fused: bool = False
     qkv_order: Literal["stacked", "by-head"] = "stacked"
     qk_norm: Literal["none", "head", "width"] = "none"
@@ -451,8 +456,10 @@ def _lower_attention(b, x, args: AttentionArgs):
     else:
         h = b.node("attention", operands, AttentionAttrs(head_dim, causal, args.scale))
     h = b.node("merge_heads", {"x": h})
-    bias = args.bias if args.out_bias is None else args.out_bias
     inner = width if args.head_dim is None else None
+    if args.sub_norm is not None:
+        h = add_norm(b, "layer_norm", h, args.sub_norm, "sub_norm", width=inner)
+    bias = args.bias if args.out_bias is None else args.out_bias
     return add_linear(b, h, width, bias=bias, role="out", name="out", width=inner)
 
 
@@ -469,6 +476,7 @@ ATTENTION_STEP = StepKind(
         "qkv": "qkv_proj",
         "q_norm": "q_norm",
         "k_norm": "k_norm",
+        "sub_norm": "sub_norm",
     },
     composite=True,
 )
@@ -499,17 +507,18 @@ def model_input(component, name: str):
 
 
 def causal_operands(b, x, window: int | None = None):
-    """The mask and the cache of a causal attention; each mask is built once per component."""
+    """The mask of a causal attention, built once per component, and in a decoder the cache."""
     component, key = b.component, ("mask", window)
     if key not in component.ambient:
         operands = {
             "x": component.stream,
             "attention_mask": model_input(component, "attention_mask"),
-            "past": cached_tokens(component),
+            "past": cached_tokens(component) if component.decodes else None,
         }
         attrs = MaskAttrs(None if window is None else Dim.const(window))
         (component.ambient[key],) = component.node("causal_mask", operands, attrs)
-    return {"mask": component.ambient[key], "cache": model_input(component, "cache")}
+    cache = {"cache": model_input(component, "cache")} if component.decodes else {}
+    return {"mask": component.ambient[key], **cache}
 
 
 def token_positions(component):

@@ -201,7 +201,8 @@ class CrossAttentionArgs(Args):
 
     `memory` and `mask` are named values: what is attended to, and which of it each query may see;
     so is `padding`, 1 for what every query may see and 0 for padding. `qk_norm` is the epsilon of
-    an RMS norm of each head of the queries and keys.
+    an RMS norm of each head of the queries and keys. Without `q_proj` the stream
+    itself is queries.
     """
 
     memory: str
@@ -210,6 +211,7 @@ class CrossAttentionArgs(Args):
     head_dim: Size | None = None
     bias: bool = False
     out_bias: bool | None = None
+    q_proj: bool = True
     mask: str | None = None
     padding: str | None = None
     qk_norm: Number | None = None
@@ -220,7 +222,9 @@ def _heads(b, x, role: str, count: Dim, head_dim: Dim, width: Dim, args: CrossAt
     """Project a value to heads; queries and keys are normalised where that is asked for."""
     whole = args.head_dim is None and count == args.num_heads
     out = width if whole else count * head_dim
-    h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
+    h = x
+    if role != "q" or args.q_proj:
+        h = add_linear(b, x, out, bias=args.bias, role=role, name=role)
     h = b.node("split_heads", {"x": h}, HeadsAttrs(count, head_dim), hints=(role,))
     if args.qk_norm is None or role == "v":
         return h

@@ -79,10 +79,10 @@ RMS_NORM = Op(
 NORM_SHAPES = {"layer_norm": _layer_norm_shapes, "rms_norm": _rms_norm_shapes}
 
 
-def add_norm(b, kind: str, x, eps: Scalar, role: str, name: str = ""):
+def add_norm(b, kind: str, x, eps: Scalar, role: str, name: str = "", width: Dim | None = None):
     """Declare a norm under `role`'s checkpoint name, and apply it; the module is called `name`,
-    else as the role."""
-    attrs = NormAttrs(x.type.width, eps)
+    else as the role. `width` is another name of x's."""
+    attrs = NormAttrs(x.type.width if width is None else width, eps)
     module = b.module(kind, attrs, role, NORM_SHAPES[kind](attrs), name or role)
     return b.node(kind, {"x": x}, module=module)
 

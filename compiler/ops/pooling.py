@@ -1,14 +1,15 @@
 """A whole sequence as one vector."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from vlmspec.compiler.emit.expr import call
+from vlmspec.compiler.emit.expr import call, method
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Module, Param
 from vlmspec.compiler.ir.types import TensorType
 from vlmspec.compiler.ops.args import Args, Size
 from vlmspec.compiler.ops.embed import ParameterAttrs
-from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, StepKind
+from vlmspec.compiler.ops.registry import ModuleKind, Op, Operands, ShapeError, StepKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +101,70 @@ ATTENTION_POOL_STEP = StepKind(
     _lower_pool,
     shorthand="num_heads",
     roles={"probe": "probe", "attention": "attention"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAttrs:
+    """Which row of each sequence is taken, or that all are averaged; for `eos`, the id."""
+
+    at: str
+    token: Dim | None = None
+    largest: Dim | None = None
+
+
+def _infer_pool_tokens(ops: Operands):
+    x = ops.tensor("x")
+    if "ids" in ops.types and ops.tensor("ids").dtype != "int":
+        raise ShapeError(f"`pool: eos` finds a token by its id, and is given {ops.tensor('ids')}")
+    batch, _, width = x.shape
+    return (x.with_shape(batch, width),)
+
+
+def _emit_pool_tokens(node, scope):
+    attrs = node.attrs
+    if attrs.at == "mean":
+        return method(scope.use(node["x"]), "mean", "1")
+    if attrs.at == "eos":
+        more = [] if attrs.largest is None else [scope.dim(attrs.largest)]
+        operands = scope.use(node["x"]), scope.use(node["ids"])
+        return call(scope.helper("pool_at_token"), *operands, scope.dim(attrs.token), *more)
+    return scope.atom(f"{scope.name(node['x'])}[:, {0 if attrs.at == 'cls' else -1}]")
+
+
+POOL = Op(
+    "pool",
+    "One vector for each sequence: its first (a class token), its last, the one at a token, or "
+    "their mean.",
+    infer=_infer_pool_tokens,
+    emit=_emit_pool_tokens,
+    attrs=PoolAttrs,
+    results=("x",),
+    inline=False,
+)
+
+
+class PoolArgs(Args):
+    """Arguments of `pool`.
+
+    `eos` is the first token with the id `token` among the ids that the component reads. Where that
+    id is `largest`, the row's largest id is meant, as in configurations that were written with a
+    wrong one.
+    """
+
+    at: Literal["cls", "last", "mean", "eos"]
+    token: Size | None = None
+    largest: Size | None = None
+
+
+def _lower_pool_tokens(b, x, args: PoolArgs):
+    if (args.at == "eos") != (args.token is not None):
+        b.fail("VS102", "`token` is the id that `pool: eos` looks for; it takes one, others none")
+    ids = b.component.stream if args.at == "eos" else None
+    attrs = PoolAttrs(args.at, args.token, args.largest)
+    return b.node("pool", {"x": x, "ids": ids}, attrs)
+
+
+POOL_STEP = StepKind(
+    "pool", POOL.doc, PoolArgs, _lower_pool_tokens, shorthand="at", component=("connector",)
 )

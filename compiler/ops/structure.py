@@ -130,10 +130,15 @@ REPEAT = Op(
 def call_graph(graph, child, given: dict[str, Any], outputs, name: str, hint: str = "h"):
     """Close `child`, declare it in `graph` as module `name`, and call it; gives its first
     result."""
+    return call_results(graph, child, given, outputs, name, [hint])[0]
+
+
+def call_results(graph, child, given: dict[str, Any], outputs, name: str, hints):
+    """The same for a graph of several results, which are named after `hints`."""
     callee = child.finish(*outputs)
     graph.add_module(Module(name, "graph", GraphAttrs((callee.name,)), (), child.span))
     operands = graph.operands_for(child, given)
-    return graph.call(name, callee.name, operands, callee.outputs, hint, child.span)[0]
+    return graph.call(name, callee.name, operands, callee.outputs, hints, child.span)
 
 
 class ResidualArgs(Args):

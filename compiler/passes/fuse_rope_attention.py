@@ -47,6 +47,8 @@ class FuseRopeAttention:
             # Where queries are keys, attention itself is the second reader.
             if not graph.used_once(node.output):
                 return f"the rotated `{node.output.name}` has a second reader"
+        if attention.get("cache") is None:
+            return "attention without a cache has no rotating prologue"
         return None
 
     def _fuse(self, graph: Graph, node: Node, ropes: list[Node]) -> Graph:

@@ -121,6 +121,28 @@ def causal_attention(
     return h.transpose(1, 2)
 
 
+def causal_self_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """Attend each query to the keys up to its own, where the whole text is there at once.
+
+    Args:
+        q: queries [B, T, H, E].
+        k, v: keys and values [B, T, G, E]; query head h reads head h // (H / G).
+        mask: which keys each query may see [B or 1, 1, T, T]; None for plain causality.
+        scale: factor on the scores; E ** -0.5 if not given.
+
+    Returns:
+        Mixed values [B, T, H, E].
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    h = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
+    return h.transpose(1, 2)
+
+
 def rope_causal_attention(
     q: Tensor,
     k: Tensor,

@@ -12,9 +12,11 @@ from torch.autograd import gradcheck
 from vlmspec.compiler.emit.runtime.generation import KVCache
 from vlmspec.kernels.activation import reference as activation
 from vlmspec.kernels.attention import reference as attention
+from vlmspec.kernels.contrastive import reference as contrastive
 from vlmspec.kernels.norm import reference as norm
 from vlmspec.kernels.patches import reference as patches
 from vlmspec.kernels.rope import reference as rope
+from vlmspec.kernels.sincos import reference as sincos
 from vlmspec.kernels.spatial import reference as spatial
 from vlmspec.kernels.splice import reference as splice
 
@@ -387,3 +389,57 @@ def test_an_image_of_zeros_is_padding():
     assert patches.real_images(pixels).tolist() == [1, 2]
     assert patches.real_images(pixels * 0).tolist() == []
     assert patches.real_images(pixels * 0, keep_one=True).tolist() == [0]
+
+
+# ------------------------------------------------------------------------------ towers
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (4, 2)])
+def test_causal_self_attention_is_causal_attention_without_a_cache(heads, groups, masked):
+    q, k, v = (random(2, 5, h, 6, seed=i) for i, h in enumerate((heads, groups, groups)))
+    padding = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]) if masked else None
+    mask = attention.causal_mask(q, padding, 0)
+    found = attention.causal_self_attention(q, k, v, mask)
+    close(found, attention.causal_attention(q, k, v, mask, None))
+    assert not torch.equal(found, attention.attention(q, k, v))
+
+
+@pytest.mark.parametrize(("log", "wanted"), [(-3.0, 1.0), (0.0, 1.0), (1.0, math.e), (9.0, 100.0)])
+def test_the_bounded_exponential_stays_between_1_and_its_bound(log: float, wanted: float):
+    value = torch.tensor(log, dtype=torch.float64)
+    close(contrastive.bounded_exp(value, 100.0), torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_the_row_at_a_token_is_pooled():
+    x = random(3, 4, 2)
+    ids = torch.tensor([[5, 7, 9, 7], [7, 8, 2, 2], [1, 3, 4, 6]])
+    first = contrastive.pool_at_token(x, ids, 7, 2)
+    close(first, torch.stack([x[0, 1], x[1, 0], x[2, 0]]))  # the last row has no such token
+    largest = contrastive.pool_at_token(x, ids, 2, 2)
+    close(largest, torch.stack([x[0, 2], x[1, 1], x[2, 3]]))
+    close(contrastive.pool_at_token(x, ids, 2), torch.stack([x[0, 0], x[1, 2], x[2, 0]]))
+
+
+@pytest.mark.parametrize("columns_first", [False, True])
+def test_the_sines_of_a_grid_are_those_of_rows_and_columns(columns_first: bool):
+    found = sincos.sincos_grid(random(1, 6, 8), 2, 3, 100.0, columns_first)
+    rows = []
+    for place in range(6):
+        axes = divmod(place, 3)
+        for position in reversed(axes) if columns_first else axes:
+            angles = [position * 100.0 ** -(i / 2) for i in range(2)]
+            rows += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+    close(found, torch.tensor(rows, dtype=torch.float64).view(6, 8))
+
+
+@pytest.mark.parametrize("past", [0, 4])
+def test_sines_of_positions_count_from_the_padding(past: int):
+    ids = torch.tensor([[1, 1, 8, 9], [5, 6, 7, 1]])
+    found = sincos.sinusoid_positions(random(2, 4, 6), ids, past, 1, 10000.0)
+    wanted = torch.zeros(2, 4, 6, dtype=torch.float64)
+    for (row, column), place in {(0, 2): 2, (0, 3): 3, (1, 0): 2, (1, 1): 3, (1, 2): 4}.items():
+        for i in range(3):
+            angle = (place + past) * 10000.0 ** -(i / 2)
+            wanted[row, column, i], wanted[row, column, 3 + i] = math.sin(angle), math.cos(angle)
+    close(found, wanted, 1e-6)  # computed in float32, as public tables are

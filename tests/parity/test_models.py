@@ -191,7 +191,8 @@ def assert_same_tensors(got: dict[str, torch.Tensor], want: dict[str, torch.Tens
     assert got.keys() == want.keys()
     for key, tensor in want.items():
         assert (got[key].dtype, got[key].shape) == (tensor.dtype, tensor.shape), key
-        assert torch.equal(got[key].view(torch.uint8), tensor.view(torch.uint8)), key
+        got_bytes, want_bytes = (t.reshape(-1).view(torch.uint8) for t in (got[key], tensor))
+        assert torch.equal(got_bytes, want_bytes), key
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": 100_000}], ids=["one file", "sharded"])

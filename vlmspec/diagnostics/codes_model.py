@@ -79,8 +79,8 @@ MODEL_CODES: dict[str, tuple[str, str]] = {
     "VS218": (
         "value may be absent",
         "The value depends on an input that may be left out, such as an image beside a text, but "
-        "is an output, which must always be there. Name a component that joins it to what is "
-        "always there.",
+        "is the logits, which generation reads and must always be there. Name a component that "
+        "joins it to what is always there.",
     ),
     "VS301": (
         "bad expression",

@@ -68,6 +68,15 @@ Slug = Annotated[
 ]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$", max_length=64)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=64)]
+Source = Annotated[
+    str,
+    StringConstraints(max_length=128),
+    _matching(
+        r"[a-z][a-z0-9]*(_[a-z0-9]+)*(\.[a-z][a-z0-9]*(_[a-z0-9]+)*)?",
+        "the name of a component",
+        "write a component's name, or `component.value` for a value that its body names by `as:`",
+    ),
+]
 ArchitectureName = Annotated[Slug, _not_in(names.ARCHITECTURES)]
 ComponentName = Annotated[Name, _not_in(names.COMPONENTS)]
 InputName = Annotated[Name, _not_in(names.INPUTS)]
@@ -213,7 +222,8 @@ class Input(Document):
     shape: tuple[int | str, ...] = Field(description="Its dimensions: sizes, or new names.")
     dtype: Literal["float", "int", "bool"] = "float"
     optional: bool = Field(
-        default=False, description="Whether it may be left out where what it goes with is there."
+        default=False,
+        description="Whether it may be left out; text too, where a model has towers of their own.",
     )
 
 
@@ -248,8 +258,9 @@ class Architecture(Document):
     graph: dict[ComponentName, Component] = Field(
         min_length=1, description="The components, in order."
     )
-    outputs: dict[InputName, Name] = Field(
-        min_length=1, description="Outputs, and the component that gives each."
+    outputs: dict[InputName, Source] = Field(
+        min_length=1,
+        description="Outputs, and the component that gives each, or a named value in it.",
     )
     reference: dict[str, str] = Field(
         default_factory=dict,

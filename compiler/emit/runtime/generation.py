@@ -5,7 +5,7 @@ Shapes: `B` batch, `T` new tokens, `S` tokens seen, `G` key/value heads, `E` hea
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -14,32 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .outputs import OutputMixin  # noqa: TID251, TID252
+
 # How the names of inputs end that have an entry for each token [B, T, ...] and move with it.
-PER_TOKEN = ("token_type_ids", "cross_attention_mask")
+PER_TOKEN = ("token_type_ids", "cross_attention_mask", "position_mask")
 # Inputs that say what of a memory each token may attend to [B, T, ...].
 MEMORY_MASKS = ("cross_attention_mask",)
 
 
 @dataclass
-class Output:
+class Output(OutputMixin):
     """What a model returns: by attribute, by name, or by position among the fields that are set."""
 
     logits: Tensor
-
-    def __getitem__(self, key: int | slice | str) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the names of the fields that are set."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are set."""
-        return tuple(getattr(self, name) for name in self.keys())
 
 
 class KVCache:

@@ -1,0 +1,1 @@
+"""What contrastive models are made of: pooled rows, bounded factors."""

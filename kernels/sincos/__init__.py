@@ -1,0 +1,1 @@
+"""Positions as sines and cosines that are added to vectors."""
