@@ -122,7 +122,7 @@ def load_reference(checkpoint: str | Path, **options: Any) -> Any:
         raise _unknown(checkpoint, transformers.__version__) from error
     # Several classes may be of one model type; the checkpoint says which of them it is for.
     for name in config.architectures or ():
-        cls = getattr(transformers, name, None)
+        cls: Any = getattr(transformers, name, None)
         if _is_model_of(cls, config):
             return _with_plain_experts(cls.from_pretrained(checkpoint, **options).eval())
     for name in AUTO_CLASSES:

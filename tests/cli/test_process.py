@@ -30,8 +30,13 @@ main()
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_clean_up_and_set_the_status(number: int, status: int) -> None:
     command = [sys.executable, "-P", "-c", STAND_IN, "check", "x"]
+
+    # Shells start background jobs with interrupts ignored, and children inherit that.
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
