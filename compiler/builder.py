@@ -8,7 +8,7 @@ computes once.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from vlmspec.compiler.ir.dim import Dim
 from vlmspec.compiler.ir.graph import Graph, Module, Node, Param, Value
@@ -85,7 +85,7 @@ class ProgramBuilder:
         span: Span | None,
         help: str | None = None,
         dims: Iterable[Dim] = (),
-    ) -> Any:
+    ) -> NoReturn:
         """Report a fault and give up; the sizes in `dims` are shown where they are set."""
         names = sorted({name for dim in dims for name in self.expanded(dim).symbols()})
         labels = [
@@ -109,7 +109,7 @@ class GraphBuilder:
     modules: list[Module] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     captures: dict[Value, Value] = field(default_factory=dict)
-    ambient: dict[Any, Value] = field(default_factory=dict)
+    ambient: dict[Any, Any] = field(default_factory=dict)
     prefix_tokens: Dim = field(default_factory=lambda: Dim.const(0))
     stream: Value | None = None
     prefix: str = ""
@@ -373,13 +373,13 @@ class StepBuilder:
         """A value that the body has a name for: an operand of the component, or the result of a
         step with `as:`."""
         if not isinstance(name, str):
-            return self.fail("VS103", "`from` of a step is the name of a value")
+            self.fail("VS103", "`from` of a step is the name of a value")
         if name in self.values:
             return self.values[name]
         near = suggest(name, self.values)
         known = ", ".join(f"`{n}`" for n in self.values) or "none"
         mend = f"did you mean `{near}`?" if near else f"named values here: {known}"
-        return self.fail("VS203", f"no value is called `{name}`", mend)
+        self.fail("VS203", f"no value is called `{name}`", mend)
 
     def plan(
         self, op: str, inputs: Mapping[str, Value], attrs: Any = None, name: str | None = None
@@ -416,8 +416,8 @@ class StepBuilder:
         self.graph.add_module(Module(name, kind, attrs, params, self.span))
         return name
 
-    def fail(self, code: str, message: str, help: str | None = None) -> Any:
-        return self.program.fail(code, message, self.span, help)
+    def fail(self, code: str, message: str, help: str | None = None) -> NoReturn:
+        self.program.fail(code, message, self.span, help)
 
     def inside(self, graph: GraphBuilder, prefix: str | None = None) -> "StepBuilder":
         """The same step, writing into another graph; `prefix` is where the body's weights live."""

@@ -15,8 +15,8 @@ from vlmspec.compiler.passes.sink_optional import SinkOptional
 
 PASSES: tuple[Pass, ...] = (
     FoldConstants(),
-    EliminateDeadCode(),  # first of all: a tapped layer leaves whole branches that no fusion should see  # noqa: E501
-    FuseSiblingLinears(),  # before the rope fusion, which then finds queries and keys in their final place  # noqa: E501
+    EliminateDeadCode(),  # a tapped layer leaves whole branches that no fusion should see
+    FuseSiblingLinears(),  # the rope fusion then finds queries and keys in their final place
     HoistSplitHeads(),  # after the projections are one
     FuseRopeAttention(),
     FuseNormResidual(),

@@ -262,7 +262,10 @@ class ModuleEmitter:
         self._emit_guarded(scope, nodes, set(fields))
         scope.block(f"return Plan({', '.join(f'{v.name}={scope.names[v]}' for v in fields)})")
         head = f"    def plan({arguments}) -> Plan:"
-        about = '        """Work out what depends on the values of the inputs; give it to `forward` to trace that."""'  # noqa: E501
+        text = (
+            "Work out what depends on the values of the inputs; give it to `forward` to trace that."
+        )
+        about = f'        """{text}"""'
         return record, ["", head, about, *scope.lines]
 
 

@@ -221,7 +221,8 @@ class PackageEmitter:
         padding = "1 for real tokens, 0 for padding" + ", cached tokens included" * cached
         beside = {
             f"{prefix}attention_mask": padding,
-            f"{prefix}position_ids": "positions of the tokens; counted on from the cache if not given",  # noqa: E501
+            f"{prefix}position_ids": "positions of the tokens; "
+            "counted on from the cache if not given",
         }
         about = {
             "cache": "keys and values of earlier tokens; this call's are added to it",
@@ -255,7 +256,8 @@ class PackageEmitter:
         lines += ["        max_length: int,", "        dtype: torch.dtype | None = None,"]
         lines += ["        device: torch.device | str | None = None,", "    ) -> Cache:"]
         lines += [
-            '        """Allocate an empty cache for `batch_size` rows of up to `max_length` tokens."""'  # noqa: E501
+            '        """Allocate an empty cache for `batch_size` rows of up to '
+            '`max_length` tokens."""'
         ]
         lines += ["        dtype = dtype or next(self.parameters()).dtype", "        layers = []"]
         for module in self._stateful_repeats():
@@ -293,10 +295,11 @@ class PackageEmitter:
         name = self.classes[self.program.entry]
         exported = sorted({name, "Config", "Model"})
         listed = ", ".join(f'"{n}"' for n in exported)
+        imported = ", ".join(sorted({name, "Config", "weight_map"}, key=_isort))
         text = [
             f'"""{self._about_text(6)}"""',
             "",
-            f"from .modeling import {', '.join(sorted({name, 'Config', 'weight_map'}, key=_isort))}",  # noqa: E501
+            f"from .modeling import {imported}",
             "",
             f"Model = {name}",
             "",

@@ -55,8 +55,10 @@ class Scope:
         """The variable that runs through a loop: the operand's own, unless that is read again
         later."""
         index = self.graph.nodes.index(node)
-        if self.last_use.get(value, -1) <= index:
-            self.wanted[value] = base_name(node.output.name)
+        wanted = base_name(node.output.name)
+        own = value not in self.graph.inputs or value.name == wanted
+        if own and self.last_use.get(value, -1) <= index:
+            self.wanted[value] = wanted
             return self.name(value)
         fresh = self._variable(node.output, index)
         self.line(fresh, Atom(self.name(value)))
@@ -195,7 +197,7 @@ class Scope:
         variables."""
         operands = [v for _, v in node.inputs if v in self.pending]
         before, state = len(self.lines), (self.pending, self.names, self.holders)
-        self.pending, self.names, self.holders = (dict(part) for part in state)
+        self.pending, self.names, self.holders = dict(state[0]), dict(state[1]), dict(state[2])
         expr = self.ops[node.op].emit(node, self)
         long = expr is not None and self.indent + len(expr.flat()) + 8 > WIDTH
         too_long = long or (expr is not None and expr.depth > MAX_DEPTH)

@@ -124,7 +124,8 @@ def _emit_pack_index(name: str):
 
 PACK_INDEX = Op(
     "pack_index",
-    "The order of visual tokens: each whole image, then its tiles row by row; and how many each image has.",  # noqa: E501
+    "The order of visual tokens: each whole image, then its tiles row by row; and how many each "
+    "image has.",
     infer=lambda ops: (TensorType((VISUAL,), "int"), COUNTS),
     emit=_emit_pack_index("pack_index"),
     attrs=PackAttrs,
@@ -133,7 +134,8 @@ PACK_INDEX = Op(
 )
 PACK_WEIGHTS = Op(
     "pack_weights",
-    "The order of visual tokens where large images are shrunk: four sources of each, with their weights.",  # noqa: E501
+    "The order of visual tokens where large images are shrunk: four sources of each, with their "
+    "weights.",
     infer=lambda ops: (
         TensorType((VISUAL, Dim.const(4)), "int"),
         TensorType((VISUAL, Dim.const(4))),

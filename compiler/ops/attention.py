@@ -74,7 +74,7 @@ PAST = Op(
     "How many tokens the cache holds.",
     infer=lambda ops: (StateType("host_int"),),
     emit=lambda node, scope: scope.atom(
-        f"0 if {scope.use(node['cache']).flat()} is None else {scope.use(node['cache']).flat()}.length"  # noqa: E501
+        "0 if {0} is None else {0}.length".format(scope.use(node["cache"]).flat())
     ),
     results=("past",),
     inline=False,

@@ -104,7 +104,8 @@ def _infer_memory_mask(ops: Operands):
 
 MEMORY_MASK = Op(
     "memory_mask",
-    "Which tokens of the memory each token may see, from a mask of its entries; a token that sees none is not masked.",  # noqa: E501
+    "Which tokens of the memory each token may see, from a mask of its entries; a token that "
+    "sees none is not masked.",
     infer=_infer_memory_mask,
     emit=lambda node, scope: call(
         scope.helper("expand_memory_mask"),

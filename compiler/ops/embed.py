@@ -37,7 +37,7 @@ def _infer_embedding(ops: Operands):
     ids = ops.tensor("ids")
     if ids.dtype != "int":
         raise ShapeError(f"an embedding looks up ids, and is given {ids}")
-    return (TensorType((*ids.shape, ops.module.attrs.width)),)
+    return (TensorType((*ids.shape, ops.state.attrs.width)),)
 
 
 EMBEDDING = Op(
@@ -105,7 +105,7 @@ PATCH_EMBED_MODULE = ModuleKind("patch_embed", PatchEmbedAttrs, _patch_shapes, _
 
 
 def _infer_patch(ops: Operands):
-    x, attrs = ops.tensor("x"), ops.module.attrs
+    x, attrs = ops.tensor("x"), ops.state.attrs
     if len(x.shape) != 4:
         raise ShapeError(f"patch_embed takes images [images, channels, height, width], not {x}")
     ops.require_same(x.shape[1], attrs.channels, "the number of channels differs")
@@ -181,7 +181,7 @@ def ranked(rank: int, *sizes: Dim) -> tuple[Dim, ...]:
 
 
 def _infer_prepend(ops: Operands):
-    x = ops.require_width("x", ops.module.attrs.shape[-1], "the prepended token")
+    x = ops.require_width("x", ops.state.attrs.shape[-1], "the prepended token")
     *lead, tokens, width = x.shape
     return (x.with_shape(*lead, tokens + 1, width),)
 
@@ -226,7 +226,7 @@ PREPEND_TOKEN_STEP = StepKind(
 
 
 def _infer_position(ops: Operands):
-    *extents, width = ops.module.attrs.shape
+    *extents, width = ops.state.attrs.shape
     x = ops.require_width("x", width, "the position table")
     if "positions" in ops.types:
         positions = ops.tensor("positions")

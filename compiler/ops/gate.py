@@ -49,8 +49,7 @@ GATE_STEP = StepKind("gate", GATE.doc, GateArgs, _lower_gate, "act", {"gate": ""
 
 
 def _infer_shift(ops: Operands):
-    assert ops.module is not None
-    return (ops.require_width("x", ops.module.attrs.shape[-1], "the added vector"),)
+    return (ops.require_width("x", ops.state.attrs.shape[-1], "the added vector"),)
 
 
 SHIFT = Op(

@@ -36,9 +36,9 @@ class LatentAttrs:
 def _infer_latent(ops: Operands):
     q, k, attrs = ops.tensor("q"), ops.tensor("k"), ops.attrs
     ops.require_same(q.width, attrs.own_dim + k.width, "queries and keys differ in width")
-    ops.require_width("v", ops.module.attrs.in_features, "what makes the keys")
+    ops.require_width("v", ops.state.attrs.in_features, "what makes the keys")
     made = q.shape[-2] * (attrs.own_dim + attrs.value_dim)
-    ops.require_same(ops.module.attrs.out_features, made, "keys and values differ in width")
+    ops.require_same(ops.state.attrs.out_features, made, "keys and values differ in width")
     return (q.with_width(attrs.value_dim),)
 
 
@@ -66,7 +66,8 @@ def _flops_latent(ops: Operands) -> Dim:
 
 LATENT_ATTENTION = Op(
     "latent_attention",
-    "Causal attention to keys and values that are made of a latent; the keys' rotated part is shared.",  # noqa: E501
+    "Causal attention to keys and values that are made of a latent; the keys' rotated part is "
+    "shared.",
     infer=_infer_latent,
     emit=_emit_latent,
     attrs=LatentAttrs,
@@ -134,7 +135,7 @@ def _lower_latent(b, x, args: LatentArgs):
 
 LATENT_STEP = StepKind(
     "latent_attention",
-    "Multi-head latent attention with its projections (DeepSeek-V2, 2024).",
+    "Multi-head latent attention with its projections (arXiv:2405.04434).",
     LatentArgs,
     _lower_latent,
     roles={

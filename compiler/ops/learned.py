@@ -13,9 +13,8 @@ from vlmspec.compiler.ops.registry import Op, Operands, ShapeError, StepKind, sa
 
 
 def _infer_learned(ops: Operands):
-    assert ops.module is not None
     x = ops.tensor("x")
-    *_, count, width = ops.module.attrs.shape
+    *_, count, width = ops.state.attrs.shape
     return (x.with_shape(x.shape[0], count, width),)
 
 

@@ -36,13 +36,13 @@ LINEAR_MODULE = ModuleKind("linear", LinearAttrs, linear_shapes, _construct_line
 
 
 def _infer_linear(ops: Operands):
-    attrs = ops.module.attrs
-    x = ops.require_width("x", attrs.in_features, f"the linear layer `{ops.module.name}`")
+    attrs = ops.state.attrs
+    x = ops.require_width("x", attrs.in_features, f"the linear layer `{ops.state.name}`")
     return (x.with_width(attrs.out_features),)
 
 
 def _flops_linear(ops: Operands) -> Dim:
-    attrs = ops.module.attrs
+    attrs = ops.state.attrs
     rows = Dim.const(2) * attrs.in_features * attrs.out_features
     for dim in ops.tensor("x").shape[:-1]:
         rows = rows * dim

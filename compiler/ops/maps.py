@@ -49,17 +49,15 @@ def require_map(ops: Operands, role: str = "x") -> TensorType:
 
 
 def _infer_conv(ops: Operands):
-    assert ops.module is not None
-    x, attrs = require_map(ops), ops.module.attrs
-    ops.require_width("x", attrs.channels, f"the convolution `{ops.module.name}`")
+    x, attrs = require_map(ops), ops.state.attrs
+    ops.require_width("x", attrs.channels, f"the convolution `{ops.state.name}`")
     border = Dim.const(2 * attrs.padding - attrs.kernel)
     rows, columns = ((d + border) // Dim.const(attrs.stride) + 1 for d in x.shape[1:3])
     return (x.with_shape(x.shape[0], rows, columns, attrs.out),)
 
 
 def _flops_conv(ops: Operands) -> Dim:
-    assert ops.module is not None
-    (result,), attrs = _infer_conv(ops), ops.module.attrs
+    (result,), attrs = _infer_conv(ops), ops.state.attrs
     total = Dim.const(2 * attrs.kernel**2) * attrs.channels
     for dim in result.shape:
         total = total * dim

@@ -96,7 +96,7 @@ EXPERTS_MODULE = ModuleKind("experts", ExpertsAttrs, _experts_shapes, _construct
 
 
 def _flops_experts(ops: Operands) -> Dim:
-    attrs = ops.module.attrs
+    attrs = ops.state.attrs
     pairs = Dim.const(6) * attrs.width * attrs.inner
     for dim in ops.tensor("chosen").shape:
         pairs = pairs * dim
@@ -106,7 +106,7 @@ def _flops_experts(ops: Operands) -> Dim:
 EXPERTS = Op(
     "experts",
     "Gated linear units of which each token goes through those that were chosen for it.",
-    infer=lambda ops: (ops.require_width("x", ops.module.attrs.width, "each expert"),),
+    infer=lambda ops: (ops.require_width("x", ops.state.attrs.width, "each expert"),),
     emit=lambda node, scope: call(
         scope.module(node), *(scope.use(node[role]) for role in ("x", "weights", "chosen"))
     ),

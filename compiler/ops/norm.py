@@ -41,7 +41,7 @@ RMS_NORM_MODULE = ModuleKind("rms_norm", NormAttrs, _rms_norm_shapes, _construct
 
 
 def _infer_norm(ops: Operands):
-    return (ops.require_width("x", ops.module.attrs.width, f"the norm `{ops.module.name}`"),)
+    return (ops.require_width("x", ops.state.attrs.width, f"the norm `{ops.state.name}`"),)
 
 
 def _emit_norm(node, scope):
@@ -121,7 +121,7 @@ NORM_STEP = StepKind(
 
 
 def _infer_add_norm(ops: Operands):
-    x = ops.require_width("x", ops.module.attrs.width, f"the norm `{ops.module.name}`")
+    x = ops.require_width("x", ops.state.attrs.width, f"the norm `{ops.state.name}`")
     return x, x
 
 

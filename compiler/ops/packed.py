@@ -52,8 +52,8 @@ PACKED_PATCH_MODULE = ModuleKind(
 
 
 def _infer_packed_patch(ops: Operands):
-    x = ops.require_width("x", ops.module.attrs.numbers, f"`{ops.module.name}`")
-    return (x.with_width(ops.module.attrs.width),)
+    x = ops.require_width("x", ops.state.attrs.numbers, f"`{ops.state.name}`")
+    return (x.with_width(ops.state.attrs.width),)
 
 
 def _emit_packed_patch(node, scope):
@@ -151,7 +151,8 @@ def _require_grid(ops: Operands) -> None:
 
 SEGMENTS = Op(
     "segments",
-    "Which patches of a packed sequence belong together, from the grid of each image: runs of segments of equal length.",  # noqa: E501
+    "Which patches of a packed sequence belong together, from the grid of each image: runs of "
+    "segments of equal length.",
     infer=_infer_runs,
     emit=_grid_call(lambda attrs: f"{attrs.per}_runs"),
     attrs=GridAttrs,
@@ -194,7 +195,8 @@ def _infer_image_grid(ops: Operands):
 
 IMAGE_GRID = Op(
     "image_grid",
-    "Rows and columns of patches of each image, from the sizes of images that are padded to one size.",  # noqa: E501
+    "Rows and columns of patches of each image, from the sizes of images that are padded to one "
+    "size.",
     infer=_infer_image_grid,
     emit=lambda node, scope: call(
         scope.helper("image_grid"),

@@ -130,7 +130,8 @@ PATCH_MASK = Op(
 )
 PATCH_POSITIONS = Op(
     "patch_positions",
-    "Rows of a table of positions for the patches of each image, whatever its size (NaViT): the table is stretched over it.",  # noqa: E501
+    "Rows of a table of positions for the patches of each image, whatever its size (NaViT): the "
+    "table is stretched over it.",
     infer=lambda ops: (TensorType((*ops.tensor("kept").shape, _patches(ops)), "int"),),
     emit=_emit_positions,
     attrs=PatchPositionAttrs,

@@ -44,7 +44,7 @@ MULTIHEAD_MODULE = ModuleKind(
 
 
 def _infer_pool(ops: Operands):
-    x = ops.require_width("x", ops.module.attrs.width, "the attention pool")
+    x = ops.require_width("x", ops.state.attrs.width, "the attention pool")
     ops.require_same(ops.tensor("probe").width, x.width, "query and sequence differ in width")
     return (x.with_shape(x.shape[0], Dim.const(1), x.width),)
 
@@ -70,7 +70,7 @@ ATTENTION_POOL = Op(
 PARAMETER = Op(
     "parameter",
     "A learned tensor itself.",
-    infer=lambda ops: (TensorType(ops.module.attrs.shape),),
+    infer=lambda ops: (TensorType(ops.state.attrs.shape),),
     emit=lambda node, scope: scope.atom(scope.module(node)),
     module_kind="parameter",
 )

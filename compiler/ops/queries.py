@@ -12,7 +12,7 @@ from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
 
 def _infer_queries(ops: Operands):
-    *_, count, width = ops.module.attrs.shape
+    *_, count, width = ops.state.attrs.shape
     x = ops.require_width("x", width, "the learned queries")
     batch, tokens, _ = x.shape
     return (x.with_shape(batch, tokens + count, width),)
@@ -58,7 +58,7 @@ PREPEND_QUERIES_STEP = StepKind(
 
 
 def _infer_positions(ops: Operands):
-    return (ops.require_width("x", ops.module.attrs.width, "the position table"),)
+    return (ops.require_width("x", ops.state.attrs.width, "the position table"),)
 
 
 def _emit_positions(node, scope):
@@ -73,7 +73,8 @@ def _emit_positions(node, scope):
 
 POSITION_TABLE = Op(
     "position_table",
-    "A learned vector added at each position, from a table for sequences of any length up to its own.",  # noqa: E501
+    "A learned vector added at each position, from a table for sequences of any length up to its "
+    "own.",
     infer=_infer_positions,
     emit=_emit_positions,
     module_kind="embedding",

@@ -51,6 +51,12 @@ class Operands:
     module: Module | None
     sizes: Mapping[str, int | float]
 
+    @property
+    def state(self) -> Module:
+        """The op's module, of an op that has one."""
+        assert self.module is not None
+        return self.module
+
     def tensor(self, role: str) -> TensorType:
         found = self.types[role]
         if not isinstance(found, TensorType):
@@ -82,7 +88,8 @@ class Operands:
 
 
 Infer = Callable[[Operands], tuple[Type, ...]]
-Emit = Callable[[Node, "Scope"], "Expr"]
+# None where the op has written its statements by itself.
+Emit = Callable[[Node, "Scope"], "Expr | None"]
 
 
 @dataclass(frozen=True, slots=True)

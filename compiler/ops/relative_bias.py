@@ -23,7 +23,7 @@ def _infer_relative_bias(ops: Operands):
     x, causal = ops.tensor("x"), ops.attrs.causal
     batch, tokens = x.shape[:2]
     keys = Dim.sym("keys") if causal else tokens
-    return (TensorType((batch, ops.module.attrs.width, tokens, keys)),)
+    return (TensorType((batch, ops.state.attrs.width, tokens, keys)),)
 
 
 def _emit_relative_bias(node, scope):
@@ -38,7 +38,8 @@ def _emit_relative_bias(node, scope):
 
 RELATIVE_BIAS = Op(
     "relative_bias",
-    "A learned bias for each head and each bucket of distances (Raffel et al., 2020), with what must not be seen masked.",  # noqa: E501
+    "A learned bias for each head and each bucket of distances (Raffel et al., 2020), with what "
+    "must not be seen masked.",
     infer=_infer_relative_bias,
     emit=_emit_relative_bias,
     attrs=RelativeBiasAttrs,

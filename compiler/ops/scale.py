@@ -7,7 +7,7 @@ from vlmspec.compiler.ops.registry import Op, Operands, StepKind
 
 
 def _infer_layer_scale(ops: Operands):
-    return (ops.require_width("x", ops.module.attrs.shape[-1], "the layer scale"),)
+    return (ops.require_width("x", ops.state.attrs.shape[-1], "the layer scale"),)
 
 
 LAYER_SCALE = Op(

@@ -42,7 +42,8 @@ def label(node: Node) -> str:
 class Pass(Protocol):
     """A rewrite of a program; `name` is what the user sees."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def run(self, program: Program, context: Context) -> Program: ...
 

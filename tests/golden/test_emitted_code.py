@@ -58,7 +58,6 @@ def python(code: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(not RUFF.exists(), reason="needs ruff")
 @pytest.mark.parametrize("way", WAYS)
 def test_emitted_code_is_formatted_and_clean(way: str, package):
     folder = package(way)

@@ -16,7 +16,8 @@ LLAVA = {"7b": 7_063_427_072, "13b": 13_351_494_656}
 def test_parameters_are_those_of_the_emitted_module(
     variant: str, expected: int, tmp_path: Path
 ) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     package = api.compile("llava", variant=variant, output=tmp_path / "package").load()
     with torch.device("meta"):
         model = package.Model(package.Config())
@@ -29,7 +30,8 @@ def test_parameters_are_those_of_the_emitted_module(
 
 
 def test_a_tied_parameter_counts_once(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     package = api.compile(PAIR, output=tmp_path / "package").load()
     with torch.device("meta"):
         model = package.Model(package.Config())
@@ -38,7 +40,8 @@ def test_a_tied_parameter_counts_once(tmp_path: Path) -> None:
 
 
 def test_unused_parameters_are_those_without_a_gradient(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     package = api.compile(PAIR, output=tmp_path / "package", dtype="float64").load()
     model = package.Model(package.Config()).double()
     model(**inputs(torch, model, images=1, text=3)).logits.sum().backward()
@@ -90,7 +93,7 @@ def test_flops_are_those_that_torch_counts(
     images: int, text: int, keep: int, tmp_path: Path
 ) -> None:
     """Exactly, for matrix products and attention; torch counts no norms, and convolutions apart."""
-    torch = pytest.importorskip("torch")
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 

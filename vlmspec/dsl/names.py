@@ -44,7 +44,8 @@ SIZES = (
 """Names that a size cannot have: it becomes a field of an emitted config."""
 
 ARCHITECTURES = frozenset(
-    "cache checkpoint-mixin concat config entry f generation-mixin kv-cache model module numbered output "  # noqa: E501
+    "cache checkpoint-mixin concat config entry f generation-mixin kv-cache model module "
+    "numbered output "
     "stack tensor tied weight".split()
 )
 """Names that an architecture cannot have: its class would hide one that the emitted code uses."""

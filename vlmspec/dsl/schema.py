@@ -107,7 +107,8 @@ ConfigPrefix = Annotated[
     _matching(
         r"([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*( *\| *(/|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*))*)?",
         "a path in config.json",
-        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, and `/` is the top",  # noqa: E501
+        "write keys joined by dots, as in `vision_config`; alternatives are separated by `|`, "
+        "and `/` is the top",
     ),
 ]
 # Names of tensors stand in emitted code, some in f-strings, so they have no braces and no quotes.
